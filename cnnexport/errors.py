@@ -1,0 +1,50 @@
+"""The errors a user can meet: each one line (what, why, what to do) and an exit code.
+
+| code | meaning |
+|---|---|
+| 0 | done |
+| 2 | usage, or a bad value |
+| 3 | an input that cannot be read or fetched |
+| 4 | parity failed |
+| 5 | a requested execution provider is unavailable or did not run the graph |
+| 6 | a bundle incomplete or altered |
+| 130 | interrupted |
+"""
+
+from __future__ import annotations
+
+
+class CnnexportError(Exception):
+    """Base of all errors meant for the user; ``str(error)`` is the one line to print."""
+
+    exit_code: int = 1
+
+
+class UsageError(CnnexportError):
+    """A bad value or combination of values."""
+
+    exit_code = 2
+
+
+class InputError(CnnexportError):
+    """An input (model, weights, data) that cannot be read, fetched or converted."""
+
+    exit_code = 3
+
+
+class ParityError(CnnexportError):
+    """ONNX Runtime's outputs differ from Keras'."""
+
+    exit_code = 4
+
+
+class ProviderError(CnnexportError):
+    """A requested execution provider is unavailable, or did not run the graph."""
+
+    exit_code = 5
+
+
+class BundleError(CnnexportError):
+    """A bundle that is incomplete or was altered."""
+
+    exit_code = 6
