@@ -1,0 +1,90 @@
+"""Flatten channels-first features as they lie, and reorder the Dense kernels that read them.
+
+Keras flattens NHWC; the converted graph computes NCHW. Instead of a Transpose before the Flatten
+the rows of every Dense kernel behind it are permuted, through whatever lies between that acts on
+each element alone (constants of one value a feature are permuted with it).
+
+Never changes: a Flatten with a reader, however far, other than a Dense: it keeps its Transpose.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from cnnexport.conversion.passes.rewriting import (
+    BINARY,
+    ELEMENTWISE,
+    Array,
+    add_initializer,
+    constant,
+    known_shape,
+)
+
+
+class PermuteDenseAfterFlatten(ir.passes.InPlacePass):
+    """See the module."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        modified = False
+        for node in list(graph):
+            if node.op_type != "Flatten" or node.inputs[0] is None or node.attributes["axis"].as_int() != 1:
+                continue
+            transpose = node.inputs[0].producer()
+            if transpose is None or transpose.op_type != "Transpose" or transpose.inputs[0] is None:
+                continue
+            perm = list(transpose.attributes["perm"].as_ints())
+            shape = known_shape(transpose.inputs[0])
+            if perm[0] != 0 or shape is None or any(d is None for d in shape[1:]):
+                continue
+            inner = [int(d) for d in shape[1:] if d is not None]
+            # order[i]: where feature i of the NHWC flattening lies in the NCHW one.
+            order = np.transpose(np.arange(int(np.prod(inner))).reshape(inner), [p - 1 for p in perm[1:]]).reshape(-1)
+            edits: list[tuple[ir.Node, int, Array]] = []
+            if not _collect(node.outputs[0], np.argsort(order), edits):
+                continue
+            for reader, place, array in edits:
+                value = reader.inputs[place]
+                name = value.name if value is not None and value.name else "kernel"
+                reader.replace_input_with(place, add_initializer(graph, array, name))
+            node.replace_input_with(0, transpose.inputs[0])
+            if not transpose.outputs[0].uses() and not transpose.outputs[0].is_graph_output():
+                graph.remove(transpose, safe=True)
+            modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+def _collect(value: ir.Value, order: Array, edits: list[tuple[ir.Node, int, Array]]) -> bool:
+    """Whether all readers of ``value`` can take it in the new order; ``edits`` says how."""
+    if value.is_graph_output():
+        return False
+    for use in value.uses():
+        reader, place = use.node, use.idx
+        if reader.op_type in ELEMENTWISE and place == 0:
+            if not _collect(reader.outputs[0], order, edits):
+                return False
+        elif reader.op_type in BINARY and len(reader.inputs) == 2:
+            array = constant(reader.inputs[1 - place])
+            if array is None or array.ndim > 2 or (array.ndim == 2 and array.shape[0] != 1):
+                return False
+            if array.size == order.size:
+                edits.append((reader, 1 - place, np.take(array, order, axis=-1)))
+            elif array.size != 1:
+                return False
+            if not _collect(reader.outputs[0], order, edits):
+                return False
+        elif reader.op_type in ("MatMul", "Gemm") and place == 0:
+            kernel = constant(reader.inputs[1])
+            if kernel is None or kernel.ndim != 2:
+                return False
+            if reader.op_type == "Gemm" and "transA" in reader.attributes and reader.attributes["transA"].as_int():
+                return False
+            rows = 1 if reader.op_type == "Gemm" and "transB" in reader.attributes and (
+                reader.attributes["transB"].as_int()) else 0
+            if kernel.shape[rows] != order.size:
+                return False
+            edits.append((reader, 1, np.take(kernel, order, axis=rows)))
+        else:
+            return False
+    return True

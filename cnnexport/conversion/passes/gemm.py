@@ -1,0 +1,55 @@
+"""Join a MatMul on two axes and its bias Add into one Gemm; give a lone one its Gemm too.
+
+Never changes: products of more than two axes, or whose kernel is not constant.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from cnnexport.conversion.passes.rewriting import (
+    add_initializer,
+    bypass,
+    constant,
+    insert,
+    known_shape,
+    sole_consumer,
+)
+
+
+class MatMulToGemm(ir.passes.InPlacePass):
+    """See the module."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        modified = False
+        for node in list(graph):
+            if node.op_type != "MatMul":
+                continue
+            kernel = constant(node.inputs[1])
+            shape = known_shape(node.inputs[0])
+            if kernel is None or kernel.ndim != 2 or shape is None or len(shape) != 2:
+                continue
+            if not np.issubdtype(kernel.dtype, np.floating):
+                continue
+            inputs: list[ir.Value | None] = [node.inputs[0], node.inputs[1]]
+            last = node
+            follower = sole_consumer(node.outputs[0])
+            if follower is not None and follower.op_type == "Add":
+                other = next(v for v in follower.inputs if v is not node.outputs[0])
+                bias = constant(other)
+                if bias is not None and bias.size in (1, kernel.shape[1]) and bias.ndim <= 2 and (
+                        bias.ndim < 2 or bias.shape[0] == 1):
+                    flat = np.broadcast_to(bias.reshape(-1), (kernel.shape[1],))
+                    inputs.append(other if bias.shape == flat.shape
+                                  else add_initializer(graph, np.ascontiguousarray(flat), f"{node.name}__bias"))
+                    last = follower
+            output = insert(graph, last, "Gemm", inputs, suffix="" if last is node else "")
+            output.shape = last.outputs[0].shape
+            output.producer().name = node.name  # type: ignore[union-attr]
+            bypass(graph, last, output)
+            if last is not node:
+                graph.remove(node, safe=True)
+            modified = True
+        return ir.passes.PassResult(model, modified)
