@@ -232,7 +232,7 @@ def _finish(model: ir.Model, name: str, outputs: Sequence[Port]) -> None:
         [onnx.helper.make_opsetid(d, v) for d, v in graph.opset_imports.items()])
     for node in graph:
         for value in node.outputs:
-            value.shape = None
+            value.shape = value.type = None
     for value, port in zip(graph.outputs, outputs):
         dims: list[int | str | None] = list(port.onnx_shape)
         if dims and dims[0] is None:
