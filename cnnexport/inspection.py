@@ -169,7 +169,9 @@ def format_summary(summary: OnnxSummary) -> str:
         rows.append(("MACs", "unknown (shapes cannot be inferred)"))
     else:
         shapes = ", ".join(
-            f"{name} {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in summary.macs_shapes.items()
+            f"{tensor.name} {'x'.join(map(str, summary.macs_shapes[tensor.name]))}"
+            for tensor in summary.inputs
+            if tensor.shape is not None and not all(isinstance(size, int) for size in tensor.shape)
         )
         rows.append(("MACs", f"{summary.macs:,}" + (f" (at {shapes})" if shapes else "")))
     for index, file in enumerate(summary.external_data):
