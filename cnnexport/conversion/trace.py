@@ -75,8 +75,12 @@ def _layer_scopes(layers: Sequence[tuple[str, Any]]) -> Iterator[None]:
     with ExitStack() as stack:
         for index, (_, layer) in enumerate(layers):
             # object.__setattr__: Keras' tracker must not see the wrapper.
+            previous = layer.__dict__.get("call")
             object.__setattr__(layer, "call", scoped(index, layer.call))
-            stack.callback(layer.__dict__.pop, "call", None)
+            if previous is None:
+                stack.callback(layer.__dict__.pop, "call", None)
+            else:
+                stack.callback(object.__setattr__, layer, "call", previous)
         yield
 
 
