@@ -51,11 +51,20 @@ class Converted:
     seconds: dict[str, float]
 
 
-def input_ports(model: Any, *, batch: int | None = None, layout: str = "nhwc") -> tuple[Port, ...]:
+def input_ports(
+    model: Any,
+    *,
+    batch: int | None = None,
+    layout: str = "nhwc",
+    input_shape: tuple[int, ...] | None = None,
+) -> tuple[Port, ...]:
     """The ports that ``model``'s inputs become; a single one is called ``input``.
+
+    ``input_shape`` (without batch) fixes the sizes that a model's only input leaves open.
 
     Raises:
         InputError: the model does not know its input shapes.
+        UsageError: ``input_shape`` contradicts the model.
     """
     import keras
 
@@ -65,6 +74,13 @@ def input_ports(model: Any, *, batch: int | None = None, layout: str = "nhwc") -
                          "an Input layer, before saving it")
     structure = model.input if hasattr(model, "input") else tensors
     tensors = keras.tree.flatten(structure)
+    if input_shape is not None:
+        own = tuple(tensors[0].shape[1:])
+        fits = len(own) == len(input_shape) and all(a in (None, b) for a, b in zip(own, input_shape))
+        if len(tensors) > 1 or not fits:
+            expected = " and ".join("x".join("?" if d is None else str(d) for d in t.shape[1:]) for t in tensors)
+            raise UsageError(f"input shape {'x'.join(map(str, input_shape))} does not fit the model, which takes "
+                             f"{expected}; leave --input-shape out")
     used: set[str] = set()
     ports = []
     for tensor in tensors:
@@ -72,7 +88,7 @@ def input_ports(model: Any, *, batch: int | None = None, layout: str = "nhwc") -
         while name in used:
             name += "_1"
         used.add(name)
-        shape = (batch, *tensor.shape[1:])
+        shape = (batch, *(input_shape or tensor.shape[1:]))
         first = layout == "nchw" and len(shape) == 4
         ports.append(Port(name, shape, keras.backend.standardize_dtype(tensor.dtype), first))
     return tuple(ports)
@@ -85,12 +101,14 @@ def convert_model(
     layout: str = "nhwc",
     batch: int | None = None,
     opset: int = DEFAULT_OPSET,
+    input_shape: tuple[int, ...] | None = None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Converted:
     """Convert a Keras model to an ONNX model in memory; weights are views of Keras' own where unchanged.
 
     ``layout`` is that of 4-D inputs and, for ``nchw``, of 4-D outputs; ``batch`` fixes the batch size,
     None leaves it dynamic under the name ``batch``. ``output_names`` name the outputs in Keras' order.
+    ``input_shape`` (without batch) fixes the sizes that a model's only input leaves open.
 
     Raises:
         InputError: naming the layer that cannot be converted.
@@ -115,7 +133,7 @@ def convert_model(
 
     clock = time.perf_counter()
     progress("trace")
-    inputs = input_ports(model, batch=batch, layout=layout)
+    inputs = input_ports(model, batch=batch, layout=layout, input_shape=input_shape)
     traced = trace(model, [(p.name, p.shape, p.dtype) for p in inputs])
     clock = timed("trace", clock)
 
