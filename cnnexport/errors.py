@@ -3,8 +3,9 @@
 | code | meaning |
 |---|---|
 | 0 | done |
-| 2 | usage, or a bad value |
-| 3 | an input that cannot be read or fetched |
+| 1 | an error in cnnexport itself, or a broken installation |
+| 2 | usage, or a bad value (an output folder that cannot be written or is full among them) |
+| 3 | an input (model, weights, data) that cannot be read, fetched or converted |
 | 4 | parity failed |
 | 5 | a requested execution provider is unavailable or did not run the graph |
 | 6 | a bundle incomplete or altered |
@@ -12,6 +13,9 @@
 """
 
 from __future__ import annotations
+
+INTERRUPTED = 130
+"""The exit code after an interrupt (Ctrl-C or a termination signal)."""
 
 
 class CnnexportError(Exception):
@@ -24,6 +28,10 @@ class UsageError(CnnexportError):
     """A bad value or combination of values."""
 
     exit_code = 2
+
+
+class OutputError(UsageError):
+    """An output place that cannot be written, or is full."""
 
 
 class InputError(CnnexportError):

@@ -1,26 +1,39 @@
-"""Does the ONNX file compute what Keras computes? Compared on logits, relative to their own spread."""
+"""Does the ONNX file compute what Keras computes? Compared on logits, relative to their own spread.
+
+Keras runs first and may then be freed: a reference is plain arrays.
+"""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cnnexport.conversion import Port
+from cnnexport.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 Array = npt.NDArray[Any]
 
 BATCHES = (1, 2, 5)
 
-MAX_TOLERANCE = 1e-4
-"""Largest error allowed, in standard deviations of the output. float32 rounding through 152 layers
-stays under a tenth of it; the smallest wrong weight worth the name lies far above."""
+OPEN_SIZE = 64
+"""Pixels tried where a model leaves height or width open."""
 
-RMS_TOLERANCE = 2e-5
+MAX_ERROR = {"float32": 1e-4, "float64": 1e-4, "float16": 3e-2, "bfloat16": 2e-1}
+"""Largest error allowed, in standard deviations of the output, by the lowest precision inside the model.
+
+float32 rounding through 152 layers stays under a tenth of it; the smallest wrong weight worth the name lies
+far above. Half precision carries 13 bits fewer."""
+
+RMS_ERROR = {"float32": 2e-5, "float64": 2e-5, "float16": 1e-2, "bfloat16": 5e-2}
 """Root-mean-square error allowed, in standard deviations of the output."""
 
 ROUNDING_ULPS = 64
@@ -30,8 +43,12 @@ small beside its size cannot be computed more exactly in its own precision."""
 
 @dataclass(frozen=True)
 class Comparison:
-    """One output at one batch size. ``spread`` is the output's standard deviation in Keras; errors are
-    in units of it."""
+    """One output at one batch size.
+
+    ``level`` is ``output`` or ``logits`` (before the final activation). ``spread`` is the standard deviation
+    of Keras' values; ``max_error`` and ``rms_error`` are in units of it. ``top1_agreement`` is the share of
+    rows with the same largest value.
+    """
 
     output: str
     level: str
@@ -43,23 +60,67 @@ class Comparison:
     passed: bool
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What Keras computes for one batch, in Keras' layouts.
+
+    ``logits[i]`` is output *i* before its final activation, None where there is none.
+    """
+
+    batch: int
+    inputs: list[Array]
+    outputs: list[Array]
+    logits: list[Array | None]
+
+
+@dataclass(frozen=True)
+class LogitsTensor:
+    """The tensor inside an ONNX graph that holds an output before its activation.
+
+    ``perm`` brings it to the output's axes, None where it has them already.
+    """
+
+    name: str
+    perm: tuple[int, ...] | None = None
+
+
 def images(ports: Sequence[Port], batch: int, seed: int, value_range: tuple[float, float] | None) -> list[Array]:
     """Seeded inputs in Keras' layout: coarse blocks and noise over ``value_range`` ([-1, 1] if None)."""
     rng = np.random.default_rng([seed, batch])
     low, high = value_range or (-1.0, 1.0)
     result: list[Array] = []
     for port in ports:
-        shape = (batch, *(64 if d is None else d for d in port.shape[1:]))
+        shape = (batch, *(OPEN_SIZE if d is None else d for d in port.shape[1:]))
         if not port.dtype.startswith(("float", "bfloat")):
-            result.append(rng.integers(0, 2, shape).astype(port.dtype))
+            # Small whole numbers are valid for every embedding and every image; True and False for masks.
+            top = 2 if port.dtype == "bool" or len(shape) < 4 else 256
+            result.append(rng.integers(0, top, shape).astype(port.dtype))
             continue
         values = rng.random(shape)
         if len(shape) == 4:
             blocks = rng.random((batch, 8, 8, shape[3]))
             rows, columns = (np.arange(n) * 8 // n for n in shape[1:3])
             values = 0.5 * values + 0.5 * blocks[:, rows][:, :, columns]
-        result.append((low + (high - low) * values).astype(port.dtype))
+        dtype = "float32" if port.dtype == "bfloat16" else port.dtype
+        result.append((low + (high - low) * values).astype(dtype))
     return result
+
+
+def references(
+    run: Callable[[list[Array]], tuple[list[Array], list[Array | None]]],
+    ports: Sequence[Port],
+    *,
+    batches: Sequence[int] = BATCHES,
+    seed: int = 0,
+    value_range: tuple[float, float] | None = None,
+) -> list[Reference]:
+    """Keras' outputs and logits on seeded images; ``run`` maps inputs to both."""
+    found = []
+    for batch in batches:
+        inputs = images(ports, batch, seed, value_range)
+        outputs, logits = run(inputs)
+        found.append(Reference(batch, inputs, outputs, logits))
+    return found
 
 
 def to_onnx_layout(array: Array, port: Port) -> Array:
@@ -67,68 +128,93 @@ def to_onnx_layout(array: Array, port: Port) -> Array:
     return np.ascontiguousarray(np.moveaxis(array, -1, 1)) if port.channels_first else array
 
 
-def compare(name: str, level: str, expected: Array, actual: Array) -> Comparison:
-    """Compare two arrays (batch first) of one output. A shape or non-finite mismatch is infinite error."""
+def compare(name: str, level: str, expected: Array, actual: Array, *, precision: str = "float32") -> Comparison:
+    """Compare two arrays (batch first) of one output. A shape or non-finite mismatch is infinite error.
+
+    ``precision`` is the lowest one inside the model.
+    """
     a, b = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     finite = np.isfinite(b)
     spread = float(b[finite].std()) if finite.any() else 0.0
     size = float(np.abs(b[finite]).max()) if finite.any() else 0.0
     batch = int(b.shape[0]) if b.ndim else 1
-    if a.shape != b.shape or (np.isfinite(a) != finite).any():
+    if a.shape != b.shape or (np.isfinite(a) != finite).any() or not (
+            a[~finite].astype(str) == b[~finite].astype(str)).all():
         return Comparison(name, level, batch, spread, float("inf"), float("inf"), None, False)
     error = np.abs(a[finite] - b[finite])
     worst = float(error.max()) if error.size else 0.0
     rms = float(np.sqrt(np.mean(error**2))) if error.size else 0.0
-    precision = np.finfo(expected.dtype).eps if np.issubdtype(expected.dtype, np.floating) else 0.0
-    rounding = ROUNDING_ULPS * float(precision) * size
+    eps = float(np.finfo(expected.dtype).eps) if np.issubdtype(expected.dtype, np.floating) else 0.0
+    rounding = ROUNDING_ULPS * eps * size
     top1 = float((a.argmax(-1) == b.argmax(-1)).mean()) if b.ndim == 2 and b.shape[1] > 1 else None
-    passed = worst <= max(MAX_TOLERANCE * spread, rounding) and rms <= max(RMS_TOLERANCE * spread, rounding)
+    passed = (worst <= max(MAX_ERROR[precision] * spread, rounding)
+              and rms <= max(RMS_ERROR[precision] * spread, rounding))
     unit = spread or 1.0
     return Comparison(name, level, batch, spread, worst / unit, rms / unit, top1, passed)
 
 
+_ACTIVATIONS = {"softmax": "Softmax", "sigmoid": "Sigmoid", "log_softmax": "LogSoftmax", "tanh": "Tanh",
+                "hard_sigmoid": "HardSigmoid"}
+
+
+def logits_tensors(model: ir.Model, activations: Sequence[str | None]) -> list[LogitsTensor | None]:
+    """For each output, the tensor before its final activation (a Keras name), where the graph shows one."""
+    found: list[LogitsTensor | None] = []
+    for value, activation in zip(model.graph.outputs, activations):
+        node, perm = value.producer(), None
+        if node is not None and node.op_type == "Transpose" and node.inputs[0] is not None:
+            perm = tuple(int(p) for p in node.attributes["perm"].as_ints())
+            node = node.inputs[0].producer()
+        source = node.inputs[0] if node is not None and node.inputs else None
+        known = node is not None and activation is not None and node.op_type == _ACTIVATIONS.get(activation)
+        usable = known and source is not None and source.name and not source.is_graph_input()
+        found.append(LogitsTensor(str(source.name), perm) if usable and source is not None else None)
+    return found
+
+
 def check(
     path: Path,
-    keras_outputs: Callable[[list[Array]], tuple[list[Array], list[Array | None]]],
+    keras: Sequence[Reference],
     inputs: Sequence[Port],
     outputs: Sequence[Port],
     *,
-    logits: Sequence[str | None],
-    batches: Sequence[int] = BATCHES,
-    seed: int = 0,
-    value_range: tuple[float, float] | None = None,
-) -> tuple[list[Comparison], tuple[list[Array], list[Array]]]:
-    """Run the ONNX file at ``path`` in ONNX Runtime against Keras.
+    logits: Sequence[LogitsTensor | None],
+    precision: str = "float32",
+) -> list[Comparison]:
+    """Run the ONNX file at ``path`` in ONNX Runtime on the CPU against what Keras computed.
 
-    ``keras_outputs`` gives the outputs and, where an activation ends the model, the logits before it;
-    ``logits[i]`` is the ONNX tensor that holds those of output *i*. Returns the comparisons, and the inputs
-    and Keras' outputs (ONNX layout) of the first batch for the bundle's test vectors.
+    Raises InputError where ONNX Runtime cannot load or run the file.
     """
     from cnnexport import runtime
 
-    wanted = [name for name in logits if name]
+    tensors = [t if any(r.logits[i] is not None for r in keras) else None for i, t in enumerate(logits)]
+    wanted = list(dict.fromkeys(t.name for t in tensors if t))
     exposed = path.with_name(".parity.onnx")
+    names = [p.name for p in outputs]
+    results: list[Comparison] = []
     try:
         _expose(path, exposed, wanted)
         session = runtime.session(exposed if wanted else path)
-        results: list[Comparison] = []
-        vectors: tuple[list[Array], list[Array]] = ([], [])
-        for batch in batches:
-            arrays = images(inputs, batch, seed, value_range)
-            fed = [to_onnx_layout(a, p) for a, p in zip(arrays, inputs)]
-            names = [p.name for p in outputs]
-            produced = dict(zip([*names, *wanted], session.run(
-                [*names, *wanted], {p.name: a for p, a in zip(inputs, fed)})))
-            plain, before = keras_outputs(arrays)
-            expected = [to_onnx_layout(a, p) for a, p in zip(plain, outputs)]
-            for port, value, logit, tensor in zip(outputs, expected, before, logits):
-                results.append(compare(port.name, "output", value, produced[port.name]))
-                if tensor is not None and logit is not None:
-                    results.append(compare(port.name, "logits", logit, produced[tensor]))
-            if not vectors[0]:
-                vectors = (fed, expected)
-        return results, vectors
+        for reference in keras:
+            fed = {p.name: to_onnx_layout(a, p) for a, p in zip(reference.inputs, inputs)}
+            try:
+                produced = dict(zip([*names, *wanted], session.run([*names, *wanted], fed)))
+            except Exception as error:
+                reason = " ".join(str(error).split())[:300]
+                raise InputError(f"ONNX Runtime cannot run the converted model: {reason}") from error
+            for port, value, before, tensor in zip(outputs, reference.outputs, reference.logits, tensors):
+                expected = to_onnx_layout(value, port)
+                results.append(compare(port.name, "output", expected, produced[port.name], precision=precision))
+                if tensor is not None and before is not None:
+                    actual = produced[tensor.name]
+                    if tensor.perm is not None:
+                        actual = np.transpose(actual, tensor.perm)
+                    results.append(
+                        compare(port.name, "logits", to_onnx_layout(before, port), actual, precision=precision))
+        return results
     finally:
+        session = None
+        gc.collect()
         exposed.unlink(missing_ok=True)
 
 
@@ -145,29 +231,37 @@ def _expose(path: Path, exposed: Path, names: Sequence[str]) -> None:
         return
     extra = onnx.ModelProto()
     for name in names:
-        value = extra.graph.output.add()
-        value.name = name
-        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        extra.graph.output.add().name = name
     shutil.copyfile(path, exposed)
     with open(exposed, "ab") as file:
         file.write(extra.SerializeToString())
 
 
-def record(results: Sequence[Comparison], sha256: str, versions: dict[str, str]) -> dict[str, Any]:
+def record(
+    results: Sequence[Comparison], *, sha256: str, versions: dict[str, str], seed: int, precision: str = "float32"
+) -> dict[str, Any]:
     """The parity record of a bundle, as it is written to ``parity.json``."""
+    def number(value: Any) -> Any:
+        return None if isinstance(value, float) and not np.isfinite(value) else value
+
+    worst = max((r.max_error for r in results), default=float("inf"))
     return {
         "schema_version": 1,
-        "passed": all(r.passed for r in results),
+        "passed": bool(results) and all(r.passed for r in results),
         "model_sha256": sha256,
         "reference": "keras",
         "runtime": "onnxruntime",
         "provider": "CPUExecutionProvider",
-        "tolerance": {
-            "max_error": MAX_TOLERANCE,
-            "rms_error": RMS_TOLERANCE,
-            "rounding_ulps": ROUNDING_ULPS,
-            "unit": "standard deviations of Keras' output",
-        },
-        "comparisons": [asdict(r) for r in results],
         "versions": versions,
+        "batches": sorted({r.batch for r in results}),
+        "seed": seed,
+        "tolerance": {
+            "unit": "standard deviations of Keras' output",
+            "precision": precision,
+            "max_error": MAX_ERROR[precision],
+            "rms_error": RMS_ERROR[precision],
+            "rounding_ulps": ROUNDING_ULPS,
+        },
+        "worst_error": number(worst),
+        "comparisons": [{k: number(v) for k, v in asdict(r).items()} for r in results],
     }

@@ -32,59 +32,64 @@ def build(
     seed: int = 0,
     include_top: bool = True,
     input_tensor: Any = None,
-    input_shape: tuple[int, int, int] | None = None,
+    input_shape: tuple[int | None, ...] | None = None,
     pooling: str | None = None,
     classes: int | None = None,
     logits: bool = False,
+    unsafe_load: bool = False,
 ) -> Any:
     """The Keras model of architecture ``name``, with keras.applications' meaning of each argument.
 
-    ``weights`` is "random" (seeded), "imagenet" or the path of a Keras weights file; ``logits`` leaves the
-    final activation out. Raises UsageError for values that do not go together, InputError for weights that
-    cannot be read or fetched.
+    ``weights`` is "random" (seeded), "imagenet" or the path of a Keras weights or model file; ``logits``
+    leaves the final activation out. Raises UsageError for values that do not go together, InputError for
+    weights that cannot be read or fetched.
     """
     spec = get(name)
     pooling = None if pooling == "none" else pooling
-    _check(spec, weights, include_top, input_shape, pooling, classes)
-    shape = input_shape or spec.input_shape
+    check_options(spec, weights=weights, include_top=include_top, input_shape=input_shape, pooling=pooling,
+                  classes=classes)
     imagenet = weights == "imagenet"
+    if input_tensor is None:
+        shape = input_shape or spec.input_shape
+    else:
+        shape = input_shape or tuple(input_tensor.shape[1:])
     try:
         model = spec.build(
             include_top=include_top, weights="imagenet" if imagenet else None, input_tensor=input_tensor,
             input_shape=shape, pooling=pooling, classes=classes or spec.classes,
             classifier_activation=None if logits else "softmax")
     except Exception as error:
-        if not imagenet:
-            raise
-        raise InputError(f"the ImageNet weights of {name} could not be fetched ({error}); connect to the "
-                         "internet, or take --weights random") from error
+        reason = " ".join(str(error).split())[:300]
+        if imagenet:
+            raise InputError(f"the ImageNet weights of {spec.name} could not be fetched ({reason}); connect to the "
+                             "internet, or take --weights random") from error
+        raise UsageError(f"{spec.name} cannot be built: {reason}") from error
     if weights == "random":
         from cnnexport.architectures.weights import randomise
 
         span = spec.preprocessing.value_range if spec.preprocessing else (-1.0, 1.0)
         randomise(model, seed, value_range=span)
     elif not imagenet:
-        try:
-            model.load_weights(weights)
-        except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"the weights {weights} do not fit {name}: {reason}; "
-                             "check --classes, --input-shape and --no-top") from error
+        from cnnexport.models import load_weights
+
+        load_weights(model, Path(weights), unsafe_load=unsafe_load)
     return model
 
 
-def _check(
+def check_options(
     spec: Architecture,
+    *,
     weights: str,
     include_top: bool,
-    input_shape: tuple[int, int, int] | None,
+    input_shape: tuple[int | None, ...] | None,
     pooling: str | None,
     classes: int | None,
 ) -> None:
-    """keras.applications' rules, refused in one line before Keras is imported."""
-    if weights not in ("random", "imagenet") and not Path(weights).is_file():
-        raise InputError(f"the weights {weights} do not exist; give random, imagenet or a Keras weights file")
-    if weights not in spec.weights and weights == "imagenet":
+    """keras.applications' rules, refused in one line before Keras is imported. Raises as ``build`` does."""
+    imagenet = weights == "imagenet"
+    if not imagenet and weights != "random" and not Path(weights).exists():
+        raise InputError(f"the weights {weights} do not exist; give random, imagenet or a Keras weights or model file")
+    if imagenet and "imagenet" not in spec.weights:
         raise UsageError(f"{spec.name} has no ImageNet weights; use --weights random or a weights file")
     if pooling not in (None, "avg", "max"):
         raise UsageError(f"pooling '{pooling}' is unknown; choose none, avg or max")
@@ -95,15 +100,27 @@ def _check(
             raise UsageError(f"classes is {classes}; it must be 1 or more")
         if not include_top:
             raise UsageError("classes applies only with the top; leave out --no-top or --classes")
-        if weights == "imagenet" and classes != spec.classes:
+        if imagenet and classes != spec.classes:
             raise UsageError(f"ImageNet weights with the top have {spec.classes} classes; leave out --classes")
-    if input_shape is not None:
-        height, width, channels = input_shape
-        if min(height, width) < spec.min_size or channels < 1:
-            raise UsageError(f"input shape {height}x{width}x{channels} is too small for {spec.name}; "
-                             f"height and width must be {spec.min_size} or more")
-        if weights == "imagenet" and include_top and input_shape != spec.input_shape:
-            raise UsageError(f"ImageNet weights with the top need {'x'.join(map(str, spec.input_shape))}; "
-                             "add --no-top for other sizes")
-        if weights == "imagenet" and channels != 3:
-            raise UsageError("ImageNet weights need 3 channels; use --weights random")
+    if input_shape is None:
+        return
+    if len(input_shape) != 3:
+        raise UsageError(f"input shape {_text(input_shape)} is not height x width x channels, such as "
+                         f"{_text(spec.input_shape)}")
+    height, width, channels = input_shape
+    if channels is None or channels < 1:
+        raise UsageError(f"input shape {_text(input_shape)} needs a number of channels")
+    if include_top and (height is None or width is None):
+        raise UsageError(f"input shape {_text(input_shape)} leaves a size open, which works only without the top; "
+                         "add --no-top")
+    if any(d is not None and d < spec.min_size for d in (height, width)):
+        raise UsageError(f"input shape {_text(input_shape)} is too small for {spec.name}; height and width must be "
+                         f"{spec.min_size} or more")
+    if imagenet and include_top and tuple(input_shape) != spec.input_shape:
+        raise UsageError(f"ImageNet weights with the top need {_text(spec.input_shape)}; add --no-top for other sizes")
+    if imagenet and channels != 3:
+        raise UsageError("ImageNet weights need 3 channels; use --weights random")
+
+
+def _text(shape: tuple[int | None, ...]) -> str:
+    return "x".join("?" if size is None else str(size) for size in shape)

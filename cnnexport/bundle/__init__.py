@@ -1,0 +1,196 @@
+"""The bundle: a folder with the model, its evidence and what another team needs to run it.
+
+| file | what |
+|---|---|
+| ``model.onnx`` | the model (``model.onnx.data`` beside it above 2 GB) |
+| ``manifest.json`` | what it is and where it comes from; ``manifest.schema.json`` in this package documents it |
+| ``parity.json`` | the comparison with Keras, for the model file of that hash |
+| ``test_data_set_0/`` | inputs and Keras' outputs as TensorProtos, as the ONNX model zoo lays them out |
+| ``README.md`` | a model card made from the manifest |
+
+Written beside its place and renamed in whole, so that a kill at any moment leaves the old bundle or none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cnnexport.errors import BundleError, OutputError, UsageError
+
+MANIFEST = "manifest.json"
+PARITY = "parity.json"
+CARD = "README.md"
+_BLOCK = 1 << 20
+
+
+def refuse_existing(target: Path, *, force: bool) -> None:
+    """Raises UsageError where ``target`` exists and may not be replaced."""
+    _recover(target)
+    if not os.path.lexists(target):
+        return
+    if not target.is_dir() or target.is_symlink():
+        raise UsageError(f"{target} exists already and is no folder; give another --output")
+    if not any(target.iterdir()):
+        return
+    if not (target / MANIFEST).is_file():
+        raise UsageError(f"{target} exists already and is no bundle, so nothing replaces it; give another --output")
+    if not force:
+        raise UsageError(f"{target} exists already; give --force to replace it, or another --output")
+
+
+@contextmanager
+def staging(target: Path) -> Iterator[Path]:
+    """A new folder beside ``target``, removed at the end unless it was published or set aside.
+
+    Raises:
+        OutputError: the place cannot be written, or is full, at the start or inside the block.
+    """
+    folder = target.parent / f".{target.name}.partial-{os.getpid()}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    except OSError as error:
+        raise OutputError(f"{target.parent} cannot be written ({error.strerror}); give another --output") from error
+    try:
+        yield folder
+    except OSError as error:
+        if not _concerns(error, folder):
+            raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise OutputError(f"{target} cannot be written ({error.strerror}); "
+                          f"{'free some space, or ' if full else ''}give another --output") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _concerns(error: OSError, folder: Path) -> bool:
+    """Whether ``error`` comes from writing to ``folder``."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        return True
+    return any(str(folder.parent) in str(name) for name in (error.filename, error.filename2) if name)
+
+
+def require_space(folder: Path, size: int) -> None:
+    """Raises OutputError where ``folder`` has no room for ``size`` bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise OutputError(f"{folder.parent} has {free / 1e6:.0f} MB free and the bundle needs {size / 1e6:.0f} MB; "
+                          "free some space, or give another --output")
+
+
+def publish(folder: Path, target: Path) -> None:
+    """Put ``folder`` at ``target`` in one step; a bundle that was there is removed after."""
+    if os.path.lexists(target):
+        old = target.parent / f".{target.name}.old-{os.getpid()}"
+        if not _exchange(folder, target):
+            os.rename(target, old)
+            os.rename(folder, target)
+        else:
+            os.rename(folder, old)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(folder, target)
+
+
+def set_aside(folder: Path, target: Path) -> Path:
+    """Keep a rejected ``folder`` beside ``target`` and say where; an earlier rejected one gives way."""
+    place = target.parent / f"{target.name}.rejected"
+    count = 1
+    while os.path.lexists(place) and not (place / PARITY).is_file():
+        count += 1
+        place = target.parent / f"{target.name}.rejected-{count}"
+    publish(folder, place)
+    return place
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two folders in one system call, where the system has one (Linux)."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(here, os.fsencode(a.absolute()), here, os.fsencode(b.absolute()), exchange) == 0)
+
+
+def _recover(target: Path) -> None:
+    """Clear what a killed run left beside ``target``; put its old bundle back where it was taken away."""
+    if not target.parent.is_dir():
+        return
+    for kind in ("old", "partial"):
+        for left in target.parent.glob(f".{target.name}.{kind}-*"):
+            process = left.name.rpartition("-")[2]
+            if not process.isdigit() or _alive(int(process)):
+                continue
+            if kind == "old" and not os.path.lexists(target):
+                os.rename(left, target)
+            else:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    if process == os.getpid():
+        return False
+    if sys.platform == "win32":
+        return True  # no harmless way to ask; leave it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON with two spaces of indentation and a final newline."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal, read block by block."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a bundle. Raises BundleError where it is missing or is no manifest."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BundleError(f"{folder} has no {MANIFEST}: it is incomplete; convert the model again") from error
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read ({str(error).splitlines()[0]}); convert the model again") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise BundleError(f"{path} is no manifest of a bundle; convert the model again")
+    return manifest
+
+
+def check_files(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raises BundleError naming the first file of ``manifest`` that is missing or altered."""
+    for name, facts in manifest["files"].items():
+        path = folder / name
+        if not isinstance(facts, dict) or not path.resolve().is_relative_to(folder.resolve()):
+            raise BundleError(f"{folder / MANIFEST} names the file '{name}' wrongly; convert the model again")
+        if not path.is_file():
+            raise BundleError(f"{folder} has no {name}: it is incomplete; convert the model again")
+        if path.stat().st_size != facts.get("bytes") or sha256(path) != facts.get("sha256"):
+            raise BundleError(f"{path} was altered after it was written (its SHA-256 is not the manifest's); "
+                              "convert the model again")

@@ -1,0 +1,102 @@
+"""The model card of a bundle, made from its manifest and parity record alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def model_card(manifest: dict[str, Any], parity: dict[str, Any]) -> str:
+    """The card as Markdown."""
+    parts = [
+        f"# {manifest['name']}",
+        _notice(manifest),
+        _about(manifest),
+        "## Inputs and outputs\n\n" + _tensors(manifest),
+        "## Preprocessing\n\n" + _preprocessing(manifest),
+        "## Run it\n\n" + _example(manifest),
+        "## Evidence\n\n" + _evidence(parity),
+        "## Files\n\n" + _files(manifest),
+        "Made with " + ", ".join(f"{k} {v}" for k, v in manifest["versions"].items()) + ".",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _notice(manifest: dict[str, Any]) -> str:
+    mark = "> **Untrained.** " if manifest["untrained"] else "> "
+    return mark + str(manifest["provenance"]["statement"])
+
+
+def _about(manifest: dict[str, Any]) -> str:
+    architecture = manifest["architecture"]
+    macs = "unknown" if manifest["macs"] is None else f"{manifest['macs']:,}"
+    rows = []
+    if architecture:
+        rows.append(f"- Architecture: {architecture['name']} ({architecture['family']}), {architecture['source']}")
+    rows += [
+        f"- Parameters: {manifest['parameters']:,}",
+        f"- Multiply-accumulates for one image: {macs}",
+        f"- ONNX opset {manifest['opset']}, IR version {manifest['ir_version']}",
+    ]
+    if manifest["labels"]:
+        rows.append(f"- Classes: {len(manifest['labels'])}, named in `manifest.json`")
+    return "\n".join(rows)
+
+
+def _tensors(manifest: dict[str, Any]) -> str:
+    rows = ["| tensor | name | dtype | shape | layout | values |", "|---|---|---|---|---|---|"]
+    for kind in ("inputs", "outputs"):
+        for tensor in manifest[kind]:
+            shape = " x ".join("?" if d is None else str(d) for d in tensor["shape"])
+            values = "not known" if tensor["value_range"] is None else "{} .. {}".format(*tensor["value_range"])
+            meaning = tensor.get("meaning")
+            rows.append(f"| {kind[:-1]} | `{tensor['name']}` | {tensor['dtype']} | {shape} | "
+                        f"{tensor['layout'] or ''} | {values}{f'; {meaning}' if meaning else ''} |")
+    return "\n".join(rows)
+
+
+def _preprocessing(manifest: dict[str, Any]) -> str:
+    recipe = manifest["preprocessing"]
+    if recipe is None:
+        return "Not known: feed what the model was built or trained for."
+    return (f"{recipe['description']}.\n\n`(pixel * {recipe['scale']} - mean) / std` with mean {recipe['mean']}"
+            f"{f' and std ' + str(recipe['std']) if recipe['std'] else ' and no division'}, "
+            f"channels in the order {recipe['color_order']}.")
+
+
+def _example(manifest: dict[str, Any]) -> str:
+    feeds = []
+    for index, tensor in enumerate(manifest["inputs"]):
+        feeds.append(f'    "{tensor["name"]}": load("input_{index}"),')
+    return "\n".join([
+        "```python",
+        "import numpy as np, onnx, onnxruntime",
+        "from onnx import numpy_helper",
+        "",
+        "def load(name):",
+        '    return numpy_helper.to_array(onnx.load_tensor(f"test_data_set_0/{name}.pb"))',
+        "",
+        'session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])',
+        "outputs = session.run(None, {",
+        *feeds,
+        "})",
+        'print(np.abs(outputs[0] - load("output_0")).max())',
+        "```",
+        "",
+        "`test_data_set_0` holds an input and what Keras computed for it, as the ONNX model zoo lays them out.",
+    ])
+
+
+def _evidence(parity: dict[str, Any]) -> str:
+    passed = "passed" if parity["passed"] else "**failed**"
+    batches = ", ".join(map(str, parity["batches"]))
+    worst = "not finite" if parity["worst_error"] is None else f"{parity['worst_error']:.1e}"
+    levels = " and ".join(sorted({c["level"] for c in parity["comparisons"]}))
+    return (f"Parity with Keras {passed}: batches {batches}, worst error {worst} standard deviations of the output "
+            f"({parity['tolerance']['max_error']:.0e} allowed), compared on {levels}, in ONNX Runtime "
+            f"{parity['versions'].get('onnxruntime', '')} on the CPU. Details in `parity.json`.").replace("  ", " ")
+
+
+def _files(manifest: dict[str, Any]) -> str:
+    rows = ["| file | bytes | SHA-256 |", "|---|---|---|"]
+    rows += [f"| `{name}` | {facts['bytes']:,} | `{facts['sha256']}` |" for name, facts in manifest["files"].items()]
+    return "\n".join(rows)

@@ -1,0 +1,253 @@
+"""The command line: parses, calls and prints. Heavy imports live inside the commands that need them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cnnexport import __version__
+from cnnexport.errors import INTERRUPTED, CnnexportError
+
+_EPILOG = """
+\b
+Exit codes: 0 done; 1 an error in cnnexport itself; 2 usage or a bad value; 3 an input that
+cannot be read, fetched or converted; 4 parity failed; 5 an execution provider is unavailable
+or did not run the graph; 6 a bundle incomplete or altered; 130 interrupted.
+CNNEXPORT_DEBUG=1 shows tracebacks and the libraries' own logs.
+"""
+
+
+class _Shape(click.ParamType):
+    name = "HxWxC"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        parts = value.lower().replace("×", "x").split("x")
+        if not 1 <= len(parts) <= 4 or not all(p.isascii() and (p.isdigit() or p == "?") for p in parts):
+            self.fail(f"'{value}' is not a shape such as 224x224x3", param, ctx)
+        return tuple(None if p == "?" else int(p) for p in parts)
+
+
+class _Batch(click.ParamType):
+    name = "dynamic|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value is None or isinstance(value, int):
+            return value
+        if value == "dynamic":
+            return 0
+        if not (value.isascii() and value.isdigit() and int(value) > 0):
+            self.fail(f"'{value}' is neither dynamic nor a size of 1 or more", param, ctx)
+        return int(value)
+
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print machine-readable JSON.")
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="cnnexport")
+def cli() -> None:
+    """From a Keras CNN to a proven ONNX deployment."""
+
+
+@cli.command(epilog=_EPILOG)
+@click.argument("target")
+@click.option("--weights", metavar="random|imagenet|PATH",
+              help="random (seeded, untrained; the default of an architecture), imagenet, or a Keras weights or "
+                   "model file. A model file keeps its own weights unless this is given.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Seed of random weights and of the test images.")
+@click.option("--input-shape", type=_Shape(), help="Such as 224x224x3; ? leaves height or width open (with --no-top).")
+@click.option("--classes", type=click.IntRange(min=1), metavar="N", help="Number of classes of the top.")
+@click.option("--no-top", is_flag=True, help="Leave the classifier out; the output is features.")
+@click.option("--pooling", type=click.Choice(["none", "avg", "max"]), default="none", show_default=True,
+              help="Global pooling, with --no-top.")
+@click.option("--logits", is_flag=True, help="Leave the final softmax (or other activation) out.")
+@click.option("--layout", type=click.Choice(["nhwc", "nchw"]), default="nhwc", show_default=True,
+              help="Layout of the ONNX input.")
+@click.option("--batch", type=_Batch(), default="dynamic", show_default=True, help="Batch size.")
+@click.option("--opset", type=int, default=18, show_default=True, help="ONNX operator set.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR",
+              help="Folder of the bundle.  [default: exported/NAME]")
+@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@click.option("--custom-objects", type=click.Path(path_type=Path), metavar="FILE.py",
+              help="Python file that defines the model's own layers; it is run.")
+@click.option("--unsafe-load", is_flag=True, help="Let the model file run code stored in it (Lambda layers).")
+@_json_option
+@click.option("--quiet", is_flag=True, help="Neither progress nor summary.")
+def convert(
+    target: str,
+    weights: str | None,
+    seed: int,
+    input_shape: tuple[int | None, ...] | None,
+    classes: int | None,
+    no_top: bool,
+    pooling: str,
+    logits: bool,
+    layout: str,
+    batch: int,
+    opset: int,
+    output: Path | None,
+    force: bool,
+    custom_objects: Path | None,
+    unsafe_load: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Convert TARGET to ONNX and prove it: an architecture (see `cnnexport list`) or a Keras model file.
+
+    A model file is .keras, .h5, .hdf5 or a SavedModel folder. The result is a bundle: model.onnx,
+    manifest.json, parity.json, test vectors and a model card. It is published only if ONNX Runtime agrees
+    with Keras.
+    """
+    from cnnexport import pipeline
+    from cnnexport.console import Progress, quiet_libraries
+
+    shown = not quiet and sys.stderr.isatty()
+    with quiet_libraries(show_downloads=shown) as stream:
+        progress = Progress(stream, quiet=quiet)
+        try:
+            objects = None
+            if custom_objects is not None:
+                from cnnexport.models import import_custom_objects
+
+                objects = import_custom_objects(custom_objects)
+            made = pipeline.convert(
+                target, output=output, weights=weights, seed=seed, input_shape=input_shape, classes=classes,
+                include_top=not no_top, pooling=pooling, logits=logits, layout=layout, batch=batch or None,
+                opset=opset, unsafe_load=unsafe_load, custom_objects=objects, force=force, progress=progress)
+        finally:
+            progress.abandon()
+    if as_json:
+        _print_json(made.to_dict())
+    elif not quiet:
+        click.echo(_summary(made))
+
+
+def _summary(made: Any) -> str:
+    """What a user wants to know about a new bundle, in a few lines."""
+    manifest, parity = made.manifest, made.parity
+    model = manifest["files"]["model.onnx"]
+    size = sum(f["bytes"] for n, f in manifest["files"].items() if n.startswith("model.onnx"))
+    lines = [f"{made.path}", f"  weights  {manifest['provenance']['statement']}",
+             f"  model    model.onnx, {size / 1e6:.1f} MB, opset {manifest['opset']}, "
+             f"{manifest['parameters']:,} parameters, sha256 {model['sha256'][:12]}"]
+    for kind in ("inputs", "outputs"):
+        for tensor in manifest[kind]:
+            shape = " x ".join("?" if d is None else str(d) for d in tensor["shape"])
+            lines.append(f"  {kind[:-1]:<8} {tensor['name']}: {tensor['dtype']} {shape} {tensor['layout'] or ''}".rstrip())
+    lines.append(f"  parity   passed: worst error {parity['worst_error']:.1e} standard deviations "
+                 f"({parity['tolerance']['max_error']:.0e} allowed) over batches "
+                 f"{', '.join(map(str, parity['batches']))}")
+    took = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in made.seconds.items())
+    lines.append(f"  took     {took}")
+    return "\n".join(lines)
+
+
+@cli.command("list", epilog=_EPILOG)
+@_json_option
+def list_(as_json: bool) -> None:
+    """List the registered architectures."""
+    from cnnexport.architectures import all_architectures
+
+    specs = all_architectures()
+    if as_json:
+        _print_json([
+            {"name": s.name, "aliases": list(s.aliases), "family": s.family, "depth": s.depth,
+             "parameters": s.parameters, "macs": s.macs, "input_shape": list(s.input_shape), "classes": s.classes,
+             "weights": list(s.weights), "source": s.source} for s in specs])
+        return
+    rows = [("name", "family", "depth", "parameters", "MACs", "input", "weights")]
+    rows += [(s.name, s.family, str(s.depth), f"{s.parameters:,}", f"{s.macs:,}", "x".join(map(str, s.input_shape)),
+              ", ".join(s.weights)) for s in specs]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = [c.rjust(w) if i in (2, 3, 4) else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))]
+        click.echo("  ".join(cells).rstrip())
+
+
+@cli.command(epilog=_EPILOG)
+@click.argument("path", type=click.Path(path_type=Path), metavar="FILE_OR_BUNDLE")
+@_json_option
+def inspect(path: Path, as_json: bool) -> None:
+    """Show what an ONNX file or a bundle holds: operators, tensors, parameters, MACs, opset, size."""
+    from cnnexport.inspection import format_summary, inspect_onnx
+
+    summary = inspect_onnx(path)
+    if as_json:
+        _print_json(summary.to_dict())
+    else:
+        click.echo(format_summary(summary))
+
+
+@cli.command(epilog=_EPILOG)
+@_json_option
+def doctor(as_json: bool) -> None:
+    """Say what is installed, and which execution providers really make a session here.
+
+    Exits with 5 where not even the CPU runs a model, with 1 where a package is missing.
+    """
+    from cnnexport import runtime
+
+    checks = runtime.doctor()
+    if as_json:
+        _print_json([check.to_dict() for check in checks])
+    else:
+        click.echo(runtime.format_doctor(checks))
+    failed = [check for check in checks if not check.ok and not check.optional]
+    if failed:
+        sys.exit(5 if any(check.name.endswith("ExecutionProvider") for check in failed) else 1)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line: one line on stderr and a documented exit code for every error."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
+    except CnnexportError as error:
+        _reraise_when_debugging()
+        _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted; nothing was published", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output went away (`cnnexport list | head`).
+        sys.stderr.close()
+        sys.exit(0)
+    except MemoryError:
+        _reraise_when_debugging()
+        _fail("the machine's memory does not hold this model; try a smaller one, or a machine with more", 1)
+    except Exception as error:
+        _reraise_when_debugging()
+        _fail(f"unexpected {type(error).__name__}: {error}; run again with CNNEXPORT_DEBUG=1 and report it", 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _reraise_when_debugging() -> None:
+    from cnnexport.console import debugging
+
+    if debugging():
+        raise
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"cnnexport: error: {' '.join(message.split())}", err=True)
+    sys.exit(code)

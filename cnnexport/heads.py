@@ -1,0 +1,145 @@
+"""The activation that ends a Keras model: found, left out for logits, or looked behind for comparison.
+
+Probabilities hide errors: logits are what two runtimes must agree on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from cnnexport.errors import InputError
+
+PROBABILITIES = frozenset({"softmax", "sigmoid", "log_softmax", "hard_sigmoid"})
+"""Activations whose outputs are called ``probabilities``."""
+
+_PASSING = frozenset({"Activation", "Softmax", "Sigmoid", "ReLU", "LogSoftmax", "Tanh", "HardSigmoid"})
+"""Layers and operations that are an activation and nothing else."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The activation before one output: its Keras name, the layer or operation that applies it, and where.
+
+    ``separate`` tells an activation that is a layer of its own from one that belongs to a Dense or Conv.
+    """
+
+    activation: str
+    operation: Any
+    separate: bool
+    uses: int
+
+
+def heads(model: Any) -> list[Head | None]:
+    """The head of each output of ``model``, in order; None where an output ends in no activation."""
+    import keras
+
+    outputs = getattr(model, "outputs", None)
+    return [_head(model, tensor) for tensor in keras.tree.flatten(outputs)] if outputs else []
+
+
+def _head(model: Any, tensor: Any) -> Head | None:
+    history = getattr(tensor, "_keras_history", None)
+    if history is None:
+        return None
+    operation = history.operation
+    inner = getattr(operation, "_functional", None) or operation
+    if hasattr(inner, "_run_through_graph"):
+        import keras
+
+        return _head(operation, keras.tree.flatten(inner.outputs)[history.tensor_index])
+    owner = getattr(model, "_functional", None) or model
+    nodes = [n for depth in getattr(owner, "_nodes_by_depth", {}).values() for n in depth]
+    uses = sum(n.operation is operation for n in nodes)
+    kind = type(operation).__name__
+    if kind in _PASSING and kind != "Activation":
+        names = {"ReLU": "relu", "LogSoftmax": "log_softmax", "HardSigmoid": "hard_sigmoid"}
+        return Head(names.get(kind, kind.lower()), operation, True, uses)
+    activation = getattr(operation, "activation", None)
+    name = getattr(activation, "__name__", None)
+    if not callable(activation) or name in (None, "linear"):
+        return None
+    return Head(str(name), operation, kind == "Activation", uses)
+
+
+def output_names(model: Any, found: Sequence[Head | None], *, features: bool = False) -> list[str]:
+    """``probabilities``, ``logits`` or ``features`` for a single output; Keras' own names for several.
+
+    ``found`` are the heads that the conversion keeps; ``features`` says that the model has no top.
+    """
+    import keras
+
+    tensors = keras.tree.flatten(getattr(model, "outputs", None) or [])
+    if len(tensors) == 1:
+        head = found[0]
+        if features:
+            return ["features"]
+        if head is not None and head.activation in PROBABILITIES:
+            return ["probabilities"]
+        return ["logits" if len(tensors[0].shape) == 2 and head is None else "features"]
+    names = [str(n) for n in getattr(model, "output_names", None) or []]
+    if len(names) != len(tensors):
+        names = [t.name.split(":")[0] for t in tensors]
+    unique: list[str] = []
+    for name in names:
+        candidate, count = name, 0
+        while candidate in unique:
+            count += 1
+            candidate = f"{name}_{count}"
+        unique.append(candidate)
+    return unique
+
+
+@contextmanager
+def without(found: Sequence[Head | None]) -> Iterator[None]:
+    """Leave the activations of ``found`` out of their model while the block runs.
+
+    Raises:
+        InputError: a head's layer is used elsewhere in the model too, where its activation must stay.
+    """
+    import keras
+
+    with ExitStack() as stack:
+        for head in {id(h.operation): h for h in found if h is not None}.values():
+            if head.uses > 1:
+                raise InputError(f"layer '{head.operation.name}' is used {head.uses} times, so its final activation "
+                                 "cannot be left out for the output alone; convert without --logits")
+            if head.separate:
+                _replace(stack, head.operation, "call", lambda x, *args, **kwargs: x)
+            else:
+                _replace(stack, head.operation, "activation", keras.activations.linear)
+        yield
+
+
+@contextmanager
+def recording(found: Sequence[Head | None]) -> Iterator[list[tuple[Any, Any]]]:
+    """Yield a list that collects (before, after) of the activations of ``found`` while the block runs."""
+    records: list[tuple[Any, Any]] = []
+
+    def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(x: Any, *args: Any, **kwargs: Any) -> Any:
+            result = function(x, *args, **kwargs)
+            records.append((x, result))
+            return result
+
+        run.__name__ = getattr(function, "__name__", "call")
+        return run
+
+    with ExitStack() as stack:
+        for head in {id(h.operation): h for h in found if h is not None}.values():
+            name = "call" if head.separate else "activation"
+            _replace(stack, head.operation, name, recorded(getattr(head.operation, name)))
+        yield records
+
+
+def _replace(stack: ExitStack, operation: Any, name: str, value: Any) -> None:
+    """Set an attribute behind Keras' tracker until ``stack`` unwinds."""
+    had = name in operation.__dict__
+    previous = operation.__dict__.get(name)
+    object.__setattr__(operation, name, value)
+    if had:
+        stack.callback(object.__setattr__, operation, name, previous)
+    else:
+        stack.callback(operation.__dict__.pop, name, None)

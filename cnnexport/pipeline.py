@@ -1,0 +1,443 @@
+"""From a name or a model file to a proven bundle: build, convert, write, verify, publish."""
+
+from __future__ import annotations
+
+import gc
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cnnexport import bundle
+from cnnexport.architectures.spec import Architecture, Preprocessing
+from cnnexport.console import Progress
+from cnnexport.errors import InputError, ParityError, UsageError
+
+DEFAULT_OPSET = 18
+LAYOUTS = ("nhwc", "nchw")
+EXPORTED = Path("exported")
+_SUFFIXES = (".keras", ".h5", ".hdf5")
+_LARGEST_BATCH = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A published bundle: its folder, what its manifest and parity record say, and the seconds of each step."""
+
+    path: Path
+    manifest: dict[str, Any]
+    parity: dict[str, Any]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The bundle as JSON-ready values."""
+        return {
+            "bundle": str(self.path),
+            "untrained": self.manifest["untrained"],
+            "manifest": self.manifest,
+            "parity": self.parity,
+            "seconds": {step: round(value, 3) for step, value in self.seconds.items()},
+        }
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A Keras model, and what is known about it."""
+
+    model: Any
+    provenance: dict[str, Any]
+    value_range: tuple[float, float] | None
+    recipe: Preprocessing | None = None
+    labels: Sequence[str] | None = None
+
+
+def convert(
+    target: Any,
+    *,
+    output: str | Path | None = None,
+    weights: str | Path | None = None,
+    seed: int = 0,
+    input_shape: tuple[int | None, ...] | None = None,
+    classes: int | None = None,
+    include_top: bool = True,
+    pooling: str | None = None,
+    logits: bool = False,
+    layout: str = "nhwc",
+    batch: int | None = None,
+    opset: int = DEFAULT_OPSET,
+    input_tensor: Any = None,
+    unsafe_load: bool = False,
+    custom_objects: Mapping[str, Any] | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Convert a model to ONNX, prove it against Keras and publish the bundle.
+
+    ``target`` is the name of a registered architecture, the path of a Keras model file (``.keras``, ``.h5``,
+    ``.hdf5``, SavedModel folder) or a Keras model. ``weights`` is "random" (seeded; the default of a
+    registered architecture), "imagenet" or a Keras weights or model file; a model file keeps its own unless
+    others are given. ``input_shape`` is (height, width, channels). ``include_top``, ``pooling``, ``classes``
+    and ``input_tensor`` have keras.applications' meaning and belong to registered architectures. ``logits``
+    leaves the final activation out; ``layout`` ("nhwc", "nchw") is that of the ONNX input; ``batch`` fixes
+    the batch size (None: dynamic). ``output`` defaults to ``exported/NAME``; ``force`` replaces a bundle
+    there. ``unsafe_load`` lets a model file run code stored in it.
+
+    Raises:
+        UsageError: values that do not go together, or a place that cannot be written.
+        InputError: a model or weights that cannot be read, fetched or converted.
+        ParityError: ONNX Runtime disagrees with Keras; a rejected copy is kept aside and named.
+    """
+    steps = progress or Progress(io.StringIO(), quiet=True)
+    pooling = None if pooling == "none" else pooling
+    weights = None if weights is None else str(weights)
+    spec, path = _find(target)
+    _check_options(layout=layout, batch=batch, opset=opset, seed=seed, input_shape=input_shape)
+    if spec is not None:
+        from cnnexport import architectures
+
+        weights = weights or "random"
+        if logits and not include_top:
+            raise UsageError("logits applies only with the top; leave out --no-top or --logits")
+        architectures.check_options(
+            spec, weights=weights, include_top=include_top, input_shape=input_shape, pooling=pooling,
+            classes=classes)
+    else:
+        _check_own(weights, include_top=include_top, pooling=pooling, classes=classes, input_tensor=input_tensor)
+    name = spec.name if spec is not None else _name(path.name if path is not None else target.name)
+    place = Path(output) if output is not None else EXPORTED / name
+    bundle.refuse_existing(place, force=force)
+
+    with bundle.staging(place) as folder:
+        steps("build")
+        if spec is not None:
+            source = _build(
+                spec, weights, seed=seed, input_shape=input_shape, classes=classes, include_top=include_top,
+                pooling=pooling, logits=logits, input_tensor=input_tensor, unsafe_load=unsafe_load)
+        else:
+            source = _load(target, path, weights, seed=seed, unsafe_load=unsafe_load, custom_objects=custom_objects)
+        options = {
+            "weights": Path(weights).name if weights else "own", "seed": seed,
+            "input_shape": None if input_shape is None else list(input_shape), "classes": classes,
+            "include_top": include_top, "pooling": pooling, "logits": logits, "layout": layout, "batch": batch,
+            "opset": opset,
+        }
+        made = _Making(folder, place, name, spec, source, options, steps)
+        del source  # the weights must be free to go once ONNX Runtime has its own
+        manifest, parity = _make(made, logits=logits and spec is None, features=not include_top,
+                                 input_shape=None if spec is not None else input_shape, seed=seed)
+        if not parity["passed"]:
+            aside = bundle.set_aside(folder, place)
+            raise ParityError(f"ONNX Runtime disagrees with Keras on {_worst(parity)}; nothing was written to {place}, "
+                              f"the rejected bundle is kept in {aside} with its parity.json")
+        bundle.publish(folder, place)
+    steps.finish()
+    return Bundle(place, manifest, parity, dict(steps.seconds))
+
+
+@dataclass
+class _Making:
+    """A bundle on its way: where it is written, and from what. ``source`` is dropped once Keras has answered."""
+
+    folder: Path
+    place: Path
+    name: str
+    spec: Architecture | None
+    source: _Source | None
+    options: dict[str, Any]
+    steps: Progress
+
+
+def _make(
+    made: _Making, *, logits: bool, features: bool, input_shape: tuple[int | None, ...] | None, seed: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Convert, write and compare; returns the manifest and the parity record, both written."""
+    from cnnexport import heads, parity
+    from cnnexport.bundle import card, vectors
+    from cnnexport.bundle import manifest as manifests
+    from cnnexport.conversion import convert_model
+    from cnnexport.conversion.write import skeleton, write_model
+    from cnnexport.inspection import count_macs
+
+    source, folder, options = made.source, made.folder, made.options
+    assert source is not None
+    model = source.model
+    found = heads.heads(model)
+    with heads.without(found) if logits else nullcontext():
+        kept = [None] * len(found) if logits else found
+        names = heads.output_names(model, kept, features=features) if found else []
+        converted = convert_model(
+            model, output_names=names, layout=options["layout"], batch=options["batch"], opset=options["opset"],
+            input_shape=input_shape, progress=made.steps)
+        made.steps("write")
+        weights_bytes = sum(v.const_value.nbytes for v in converted.model.graph.initializers.values()
+                            if v.const_value is not None)
+        # Once more for the copy that the comparison opens, and room for the small files.
+        bundle.require_space(folder, 2 * weights_bytes + (16 << 20))
+        written = write_model(converted.model, folder)
+        made.steps("verify")
+        ports, out_ports = converted.inputs, converted.outputs
+        references = parity.references(
+            lambda arrays: _run(model, kept, arrays), ports, seed=seed, value_range=source.value_range,
+            batches=parity.BATCHES if options["batch"] is None else (options["batch"],))
+    tensors = parity.logits_tensors(converted.model, [None if h is None else h.activation for h in kept])
+    precision = _precision(converted.model)
+    macs, _ = count_macs(skeleton(converted.model))
+    opset, ir_version = converted.model.graph.opset_imports[""], converted.model.ir_version
+    parameters = model.count_params()
+    provenance, recipe, labels, value_range = source.provenance, source.recipe, source.labels, source.value_range
+    # ONNX Runtime makes its own copy of the weights: ours and Keras' go first.
+    del model, source, converted, found, kept
+    made.source = None
+    gc.collect()
+
+    results = parity.check(folder / "model.onnx", references, ports, out_ports, logits=tensors, precision=precision)
+    record = parity.record(results, sha256=written[0].sha256, versions=manifests.versions(), seed=seed,
+                           precision=precision)
+    bundle.write_json(folder / bundle.PARITY, record)
+    first = references[0]
+    small = [bundle.PARITY, *vectors.write_vectors(
+        folder,
+        [(p.name, parity.to_onnx_layout(a, p)) for p, a in zip(ports, first.inputs)],
+        [(p.name, parity.to_onnx_layout(a, p)) for p, a in zip(out_ports, first.outputs)])]
+    files = {f.name: {"bytes": f.bytes, "sha256": f.sha256} for f in written}
+    files |= {name: _facts(folder / name) for name in small}
+    manifest = manifests.manifest(
+        name=made.name, spec=made.spec, options=options, provenance=provenance,
+        inputs=[manifests.tensor(p, value_range=value_range if p.dtype.startswith("float") else None)
+                for p in ports],
+        outputs=[manifests.output(p) for p in out_ports], recipe=recipe, labels=labels, opset=opset,
+        ir_version=ir_version, parameters=parameters, macs=macs, files=files)
+    (folder / bundle.CARD).write_text(card.model_card(manifest, record), encoding="utf-8")
+    files[bundle.CARD] = _facts(folder / bundle.CARD)
+    bundle.write_json(folder / bundle.MANIFEST, manifest)
+    return manifest, record
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": bundle.sha256(path)}
+
+
+def _find(target: Any) -> tuple[Architecture | None, Path | None]:
+    """The registered architecture that ``target`` names, or else the path that it is; neither for a model."""
+    from cnnexport import architectures
+
+    if not isinstance(target, (str, Path)):
+        if not (callable(target) and hasattr(target, "variables") and hasattr(target, "name")):
+            raise UsageError(f"the target is a {type(target).__name__}; give an architecture's name, a model file or "
+                             "a Keras model")
+        return None, None
+    known = {alias for spec in architectures.all_architectures() for alias in (spec.name, *spec.aliases)}
+    if isinstance(target, str) and target in known:
+        return architectures.get(target), None
+    path = Path(target)
+    if path.exists() or path.suffix.lower() in _SUFFIXES or len(path.parts) > 1:
+        if not path.exists():
+            raise InputError(f"{path} does not exist; give the path of a Keras model, or an architecture's name "
+                             "(cnnexport list)")
+        return None, path
+    return architectures.get(str(target)), None
+
+
+def _name(given: str) -> str:
+    stem = given
+    for suffix in _SUFFIXES:
+        stem = stem.removesuffix(suffix)
+    return re.sub(r"[^\w.-]+", "_", stem).strip(".") or "model"
+
+
+def _check_options(
+    *, layout: str, batch: int | None, opset: int, seed: int, input_shape: tuple[int | None, ...] | None
+) -> None:
+    if layout not in LAYOUTS:
+        raise UsageError(f"layout '{layout}' is unknown; choose nhwc or nchw")
+    if batch is not None and not 1 <= batch <= _LARGEST_BATCH:
+        raise UsageError(f"batch is {batch}; give dynamic, or a size of 1 or more")
+    if seed < 0:
+        raise UsageError(f"seed is {seed}; it must be 0 or more")
+    if input_shape is not None and any(d is not None and d < 1 for d in input_shape):
+        raise UsageError(f"input shape {'x'.join(map(str, input_shape))} has a size below 1")
+    import onnx
+
+    from cnnexport.conversion.translate import MIN_OPSET
+
+    newest = onnx.defs.onnx_opset_version()
+    if not MIN_OPSET <= opset <= newest:
+        raise UsageError(f"opset {opset} cannot be written: choose one from {MIN_OPSET} to {newest}")
+
+
+def _check_own(
+    weights: str | None, *, include_top: bool, pooling: str | None, classes: int | None, input_tensor: Any
+) -> None:
+    """A model file has its own top, pooling and classes."""
+    given = {"--no-top": not include_top, "--pooling": pooling is not None, "--classes": classes is not None,
+             "input_tensor": input_tensor is not None, "--weights imagenet": weights == "imagenet"}
+    wrong = [option for option, present in given.items() if present]
+    if wrong:
+        raise UsageError(f"{' and '.join(wrong)} applies only to registered architectures, not to a model file; "
+                         "leave it out")
+    if weights is not None and weights not in ("random", "imagenet") and not Path(weights).exists():
+        raise InputError(f"the weights {weights} do not exist; give random or a Keras weights or model file")
+
+
+def _build(spec: Architecture, weights: str, *, logits: bool, unsafe_load: bool, **options: Any) -> _Source:
+    from cnnexport import architectures
+
+    model = architectures.build(spec.name, weights=weights, logits=logits, unsafe_load=unsafe_load, **options)
+    channels = model.inputs[0].shape[-1]
+    recipe = spec.preprocessing if spec.preprocessing and len(spec.preprocessing.mean) in (1, channels) else None
+    span = spec.preprocessing.value_range if spec.preprocessing else (-1.0, 1.0)
+    seed = options["seed"]
+    if options["input_tensor"] is not None:
+        recipe = None  # what the caller put before the network is his own
+    labels = None
+    if weights == "random":
+        provenance = _random(seed)
+    elif weights == "imagenet":
+        provenance = {"weights": "imagenet", "untrained": False,
+                      "statement": "Weights trained on ImageNet-1k (ILSVRC 2012), as keras.applications publishes them."}
+        labels = _imagenet_labels() if options["include_top"] else None
+    else:
+        provenance = _from_file(Path(weights), model)
+    return _Source(model, provenance, span, recipe, labels)
+
+
+def _random(seed: int) -> dict[str, Any]:
+    return {"weights": "random", "untrained": True, "seed": seed,
+            "statement": f"Untrained: the weights are random (seed {seed}); what the model answers means nothing."}
+
+
+def _from_file(path: Path, model: Any) -> dict[str, Any]:
+    from cnnexport import models
+
+    steps = models.saved_training_steps(path)
+    untrained: bool | None = None
+    statement = f"Weights from {path.name}; the file does not say whether they were trained."
+    if steps:
+        untrained = False
+        statement = f"Weights from {path.name}, trained for {steps:,} optimizer steps."
+    elif _untouched(model):
+        untrained = True
+        statement = (f"Untrained: every bias and moving mean in {path.name} is still at its initial zero; what the "
+                     "model answers means nothing.")
+    return {"weights": "file", "untrained": untrained, "statement": statement, "file": path.name,
+            "sha256": models.sha256(path), "training_steps": steps}
+
+
+def _untouched(model: Any) -> bool:
+    """Whether every variable that training moves from zero is at zero still; False where there is none."""
+    import numpy as np
+
+    starting = [v for v in model.weights if v.name in ("bias", "beta", "moving_mean")]
+    return bool(starting) and not any(np.any(np.asarray(v)) for v in starting)
+
+
+def _imagenet_labels() -> list[str] | None:
+    """The 1000 class names by index, or None where they cannot be fetched."""
+    import json
+
+    import keras
+    from keras.src.applications import imagenet_utils
+
+    try:
+        path = keras.utils.get_file("imagenet_class_index.json", imagenet_utils.CLASS_INDEX_PATH, cache_subdir="models")
+        index = json.loads(Path(path).read_text(encoding="utf-8"))
+        return [index[str(i)][1] for i in range(len(index))]
+    except Exception:
+        return None
+
+
+def _load(
+    target: Any,
+    path: Path | None,
+    weights: str | None,
+    *,
+    seed: int,
+    unsafe_load: bool,
+    custom_objects: Mapping[str, Any] | None,
+) -> _Source:
+    from cnnexport import models
+
+    if path is None:
+        model, provenance = target, _in_memory(target)
+    else:
+        model = models.load_model(path, unsafe_load=unsafe_load, custom_objects=custom_objects)
+        provenance = _from_file(path, model)
+    span = _input_range(model)
+    if weights == "random":
+        if path is None:
+            raise UsageError("weights 'random' would overwrite the weights of a model in memory; leave them out")
+        from cnnexport.architectures.weights import randomise
+
+        randomise(model, seed, value_range=span or (-1.0, 1.0))
+        provenance = _random(seed)
+    elif weights is not None:
+        models.load_weights(model, Path(weights), unsafe_load=unsafe_load)
+        provenance = _from_file(Path(weights), model)
+    return _Source(model, provenance, span)
+
+
+def _in_memory(model: Any) -> dict[str, Any]:
+    untouched = model.weights and _untouched(model)
+    return {
+        "weights": "memory", "untrained": True if untouched else None,
+        "statement": "Untrained: every bias and moving mean is still at its initial zero; what the model answers "
+                     "means nothing." if untouched
+                     else "Weights of a Keras model in memory; nothing says whether they were trained.",
+    }
+
+
+def _input_range(model: Any) -> tuple[float, float] | None:
+    """0 to 255 for a model whose first layers rescale pixels; None where nothing is known."""
+    layers = [layer for layer in getattr(model, "layers", []) if type(layer).__name__ != "InputLayer"]
+    for layer in layers[:4]:
+        if type(layer).__name__ == "Rescaling" and isinstance(layer.scale, (int, float)):
+            return (0.0, 255.0) if 0 < layer.scale < 0.1 else None
+    return None
+
+
+def _run(model: Any, found: Sequence[Any], arrays: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Keras' outputs, and what each was before its final activation."""
+    import keras
+    import numpy as np
+
+    from cnnexport import heads
+
+    structure = getattr(model, "input", None)
+    single = len(arrays) == 1 and not isinstance(structure, (dict, list, tuple))
+    fed = [keras.ops.convert_to_tensor(a) for a in arrays]
+    with heads.recording(found) as records:
+        results = keras.tree.flatten(
+            model(fed[0] if single else keras.tree.pack_sequence_as(structure, fed), training=False))
+    before: list[Any] = []
+    for result, head in zip(results, found or [None] * len(results)):
+        match = next((x for x, y in records if y is result), None) if head is not None else None
+        before.append(None if match is None else _numpy(match))
+    return [np.ascontiguousarray(_numpy(r)) for r in results], before
+
+
+def _numpy(tensor: Any) -> Any:
+    import keras
+
+    array = keras.ops.convert_to_numpy(tensor)
+    return array.astype("float32") if array.dtype.name == "bfloat16" else array
+
+
+def _precision(model: Any) -> str:
+    """The lowest floating-point precision among the tensors of an ONNX graph."""
+    names = {v.dtype.name.lower() for n in model.graph for v in n.outputs if v.dtype is not None}
+    for kind, name in (("bfloat16", "bfloat16"), ("float16", "float16"), ("float", "float32")):
+        if kind in names:
+            return name
+    return "float64" if "double" in names else "float32"
+
+
+def _worst(parity: dict[str, Any]) -> str:
+    failed = [c for c in parity["comparisons"] if not c["passed"]]
+    worst = max(failed, key=lambda c: math.inf if c["max_error"] is None else c["max_error"])
+    size = "no finite number of" if worst["max_error"] is None else f"{worst['max_error']:.2g}"
+    return (f"'{worst['output']}' ({worst['level']}, batch {worst['batch']}): off by {size} standard deviations, "
+            f"{parity['tolerance']['max_error']:.0e} allowed")
