@@ -22,29 +22,23 @@ CNNEXPORT_DEBUG=1 shows tracebacks and the libraries' own logs.
 """
 
 
-class _Shape(click.ParamType):
-    name = "HxWxC"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        parts = value.lower().replace("×", "x").split("x")
-        if not 1 <= len(parts) <= 4 or not all(p.isascii() and (p.isdigit() or p == "?") for p in parts):
-            self.fail(f"'{value}' is not a shape such as 224x224x3", param, ctx)
-        return tuple(None if p == "?" else int(p) for p in parts)
+def _shape(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int | None, ...] | None:
+    """``224x224x3`` as (224, 224, 3); ``?`` as None."""
+    if value is None:
+        return None
+    parts = value.lower().replace("×", "x").split("x")
+    if not all(p.isascii() and (p.isdigit() or p == "?") for p in parts):
+        raise click.BadParameter(f"'{value}' is not a shape such as 224x224x3")
+    return tuple(None if p == "?" else int(p) for p in parts)
 
 
-class _Batch(click.ParamType):
-    name = "dynamic|N"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value is None or isinstance(value, int):
-            return value
-        if value == "dynamic":
-            return 0
-        if not (value.isascii() and value.isdigit() and int(value) > 0):
-            self.fail(f"'{value}' is neither dynamic nor a size of 1 or more", param, ctx)
-        return int(value)
+def _batch(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
+    """A batch size; ``dynamic`` as None."""
+    if value == "dynamic":
+        return None
+    if not (value.isascii() and value.isdigit() and int(value) > 0):
+        raise click.BadParameter(f"'{value}' is neither dynamic nor a size of 1 or more")
+    return int(value)
 
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print machine-readable JSON.")
@@ -63,7 +57,8 @@ def cli() -> None:
                    "model file. A model file keeps its own weights unless this is given.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
               help="Seed of random weights and of the test images.")
-@click.option("--input-shape", type=_Shape(), help="Such as 224x224x3; ? leaves height or width open (with --no-top).")
+@click.option("--input-shape", callback=_shape, metavar="HxWxC",
+              help="Such as 224x224x3; ? leaves height or width open (with --no-top).")
 @click.option("--classes", type=click.IntRange(min=1), metavar="N", help="Number of classes of the top.")
 @click.option("--no-top", is_flag=True, help="Leave the classifier out; the output is features.")
 @click.option("--pooling", type=click.Choice(["none", "avg", "max"]), default="none", show_default=True,
@@ -71,7 +66,7 @@ def cli() -> None:
 @click.option("--logits", is_flag=True, help="Leave the final softmax (or other activation) out.")
 @click.option("--layout", type=click.Choice(["nhwc", "nchw"]), default="nhwc", show_default=True,
               help="Layout of the ONNX input.")
-@click.option("--batch", type=_Batch(), default="dynamic", show_default=True, help="Batch size.")
+@click.option("--batch", callback=_batch, metavar="dynamic|N", default="dynamic", show_default=True, help="Batch size.")
 @click.option("--opset", type=int, default=18, show_default=True, help="ONNX operator set.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR",
               help="Folder of the bundle.  [default: exported/NAME]")
@@ -91,7 +86,7 @@ def convert(
     pooling: str,
     logits: bool,
     layout: str,
-    batch: int,
+    batch: int | None,
     opset: int,
     output: Path | None,
     force: bool,
@@ -120,7 +115,7 @@ def convert(
                 objects = import_custom_objects(custom_objects)
             made = pipeline.convert(
                 target, output=output, weights=weights, seed=seed, input_shape=input_shape, classes=classes,
-                include_top=not no_top, pooling=pooling, logits=logits, layout=layout, batch=batch or None,
+                include_top=not no_top, pooling=pooling, logits=logits, layout=layout, batch=batch,
                 opset=opset, unsafe_load=unsafe_load, custom_objects=objects, force=force, progress=progress)
         finally:
             progress.abandon()
@@ -141,7 +136,8 @@ def _summary(made: Any) -> str:
     for kind in ("inputs", "outputs"):
         for tensor in manifest[kind]:
             shape = " x ".join("?" if d is None else str(d) for d in tensor["shape"])
-            lines.append(f"  {kind[:-1]:<8} {tensor['name']}: {tensor['dtype']} {shape} {tensor['layout'] or ''}".rstrip())
+            line = f"  {kind[:-1]:<8} {tensor['name']}: {tensor['dtype']} {shape} {tensor['layout'] or ''}"
+            lines.append(line.rstrip())
     lines.append(f"  parity   passed: worst error {parity['worst_error']:.1e} standard deviations "
                  f"({parity['tolerance']['max_error']:.0e} allowed) over batches "
                  f"{', '.join(map(str, parity['batches']))}")

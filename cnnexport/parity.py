@@ -27,14 +27,15 @@ BATCHES = (1, 2, 5)
 OPEN_SIZE = 64
 """Pixels tried where a model leaves height or width open."""
 
-MAX_ERROR = {"float32": 1e-4, "float64": 1e-4, "float16": 3e-2, "bfloat16": 2e-1}
+MAX_ERROR = {"float32": 1e-3, "float64": 1e-3, "float16": 1e-1, "bfloat16": 5e-1}
 """Largest error allowed, in standard deviations of the output, by the lowest precision inside the model.
 
-float32 rounding through 152 layers stays under a tenth of it; the smallest wrong weight worth the name lies
-far above. Half precision carries 13 bits fewer."""
+Against float64, Keras' own float32 logits are off by 6e-5 on VGG-16 and 9e-5 on ResNet-152, ONNX Runtime's
+by 2e-5 and 6e-5: that much is rounding. The bound leaves ten times as much; half precision carries 13 bits
+fewer, of which depth averages some away."""
 
-RMS_ERROR = {"float32": 2e-5, "float64": 2e-5, "float16": 1e-2, "bfloat16": 5e-2}
-"""Root-mean-square error allowed, in standard deviations of the output."""
+RMS_ERROR = {"float32": 2e-4, "float64": 2e-4, "float16": 3e-2, "bfloat16": 2e-1}
+"""Root-mean-square error allowed, in standard deviations of the output (rounding: up to 2.5e-5)."""
 
 ROUNDING_ULPS = 64
 """Units in the last place of the largest output that are always allowed: an output whose spread is
@@ -45,7 +46,8 @@ small beside its size cannot be computed more exactly in its own precision."""
 class Comparison:
     """One output at one batch size.
 
-    ``level`` is ``output`` or ``logits`` (before the final activation). ``spread`` is the standard deviation
+    ``level`` is ``output``, ``logits`` (before the final activation) or ``log-probabilities`` (logits told from
+    a softmax's output, up to their mean). ``spread`` is the standard deviation
     of Keras' values; ``max_error`` and ``rms_error`` are in units of it. ``top1_agreement`` is the share of
     rows with the same largest value.
     """
@@ -128,29 +130,44 @@ def to_onnx_layout(array: Array, port: Port) -> Array:
     return np.ascontiguousarray(np.moveaxis(array, -1, 1)) if port.channels_first else array
 
 
-def compare(name: str, level: str, expected: Array, actual: Array, *, precision: str = "float32") -> Comparison:
+def compare(
+    name: str,
+    level: str,
+    expected: Array,
+    actual: Array,
+    *,
+    precision: str = "float32",
+    logits_spread: float | None = None,
+) -> Comparison:
     """Compare two arrays (batch first) of one output. A shape or non-finite mismatch is infinite error.
 
-    ``precision`` is the lowest one inside the model.
+    ``precision`` is the lowest one inside the model. ``logits_spread`` is given for an output whose logits
+    are compared too: an activation turns an error of the logits into up to twice that share of its output.
     """
     a, b = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     finite = np.isfinite(b)
     spread = float(b[finite].std()) if finite.any() else 0.0
     size = float(np.abs(b[finite]).max()) if finite.any() else 0.0
     batch = int(b.shape[0]) if b.ndim else 1
-    if a.shape != b.shape or (np.isfinite(a) != finite).any() or not (
-            a[~finite].astype(str) == b[~finite].astype(str)).all():
+    if a.shape != b.shape or not np.array_equal(a[~finite], b[~finite], equal_nan=True) or (
+            np.isfinite(a) != finite).any():
         return Comparison(name, level, batch, spread, float("inf"), float("inf"), None, False)
     error = np.abs(a[finite] - b[finite])
     worst = float(error.max()) if error.size else 0.0
     rms = float(np.sqrt(np.mean(error**2))) if error.size else 0.0
     eps = float(np.finfo(expected.dtype).eps) if np.issubdtype(expected.dtype, np.floating) else 0.0
-    rounding = ROUNDING_ULPS * eps * size
     top1 = float((a.argmax(-1) == b.argmax(-1)).mean()) if b.ndim == 2 and b.shape[1] > 1 else None
-    passed = (worst <= max(MAX_ERROR[precision] * spread, rounding)
-              and rms <= max(RMS_ERROR[precision] * spread, rounding))
-    unit = spread or 1.0
-    return Comparison(name, level, batch, spread, worst / unit, rms / unit, top1, passed)
+    unit = spread if logits_spread is None else max(spread, 2 * size * logits_spread)
+    rounding = ROUNDING_ULPS * eps * size
+    passed = worst <= max(MAX_ERROR[precision] * unit, rounding) and rms <= max(RMS_ERROR[precision] * unit, rounding)
+    shown = spread or 1.0
+    return Comparison(name, level, batch, spread, worst / shown, rms / shown, top1, passed)
+
+
+def log_probabilities(array: Array) -> Array:
+    """The logits behind a softmax over the last axis, each row less its mean; vanishing ones stay at 1e-30."""
+    logs = np.log(np.maximum(np.asarray(array, np.float64), 1e-30))
+    return np.asarray(logs - logs.mean(-1, keepdims=True), np.float32)
 
 
 _ACTIVATIONS = {"softmax": "Softmax", "sigmoid": "Sigmoid", "log_softmax": "LogSoftmax", "tanh": "Tanh",
@@ -203,19 +220,32 @@ def check(
                 reason = " ".join(str(error).split())[:300]
                 raise InputError(f"ONNX Runtime cannot run the converted model: {reason}") from error
             for port, value, before, tensor in zip(outputs, reference.outputs, reference.logits, tensors):
-                expected = to_onnx_layout(value, port)
-                results.append(compare(port.name, "output", expected, produced[port.name], precision=precision))
+                expected, actual = to_onnx_layout(value, port), produced[port.name]
+                behind: tuple[str, Array, Array] | None = None
                 if tensor is not None and before is not None:
-                    actual = produced[tensor.name]
-                    if tensor.perm is not None:
-                        actual = np.transpose(actual, tensor.perm)
-                    results.append(
-                        compare(port.name, "logits", to_onnx_layout(before, port), actual, precision=precision))
+                    inner = produced[tensor.name]
+                    inner = inner if tensor.perm is None else np.transpose(inner, tensor.perm)
+                    behind = ("logits", to_onnx_layout(before, port), inner)
+                elif _is_softmax(expected) and expected.shape == actual.shape:
+                    behind = ("log-probabilities", log_probabilities(expected), log_probabilities(actual))
+                spread = None
+                if behind is not None:
+                    results.append(compare(port.name, *behind, precision=precision))
+                    spread = results[-1].spread
+                results.append(
+                    compare(port.name, "output", expected, actual, precision=precision, logits_spread=spread))
         return results
     finally:
         session = None
         gc.collect()
         exposed.unlink(missing_ok=True)
+
+
+def _is_softmax(array: Array) -> bool:
+    """Whether the rows look like a softmax over several classes."""
+    if array.ndim != 2 or array.shape[1] < 2 or not np.issubdtype(array.dtype, np.floating):
+        return False
+    return bool((array >= 0).all() and np.allclose(array.sum(-1, dtype=np.float64), 1, atol=1e-3))
 
 
 def _expose(path: Path, exposed: Path, names: Sequence[str]) -> None:
@@ -244,7 +274,10 @@ def record(
     def number(value: Any) -> Any:
         return None if isinstance(value, float) and not np.isfinite(value) else value
 
-    worst = max((r.max_error for r in results), default=float("inf"))
+    # Probabilities have a bound of their own, which their logits set.
+    behind = {(r.output, r.batch) for r in results if r.level != "output"}
+    telling = [r for r in results if r.level != "output" or (r.output, r.batch) not in behind]
+    worst = max((r.max_error for r in telling), default=float("inf"))
     return {
         "schema_version": 1,
         "passed": bool(results) and all(r.passed for r in results),

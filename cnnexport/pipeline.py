@@ -6,16 +6,21 @@ import gc
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cnnexport import bundle
 from cnnexport.architectures.spec import Architecture, Preprocessing
 from cnnexport.console import Progress
 from cnnexport.errors import InputError, ParityError, UsageError
+
+if TYPE_CHECKING:
+    from cnnexport.conversion import Port
+    from cnnexport.conversion.write import WrittenFile
+    from cnnexport.parity import LogitsTensor, Reference
 
 DEFAULT_OPSET = 18
 LAYOUTS = ("nhwc", "nchw")
@@ -99,11 +104,11 @@ def convert(
     if spec is not None:
         from cnnexport import architectures
 
-        weights = weights or "random"
+        origin = weights or "random"
         if logits and not include_top:
             raise UsageError("logits applies only with the top; leave out --no-top or --logits")
         architectures.check_options(
-            spec, weights=weights, include_top=include_top, input_shape=input_shape, pooling=pooling,
+            spec, weights=origin, include_top=include_top, input_shape=input_shape, pooling=pooling,
             classes=classes)
     else:
         _check_own(weights, include_top=include_top, pooling=pooling, classes=classes, input_tensor=input_tensor)
@@ -111,110 +116,150 @@ def convert(
     place = Path(output) if output is not None else EXPORTED / name
     bundle.refuse_existing(place, force=force)
 
-    with bundle.staging(place) as folder:
-        steps("build")
+    options = {
+        "weights": Path(weights).name if weights else "random" if spec is not None else "own", "seed": seed,
+        "input_shape": None if input_shape is None else list(input_shape), "classes": classes,
+        "include_top": include_top, "pooling": pooling, "logits": logits, "layout": layout, "batch": batch,
+        "opset": opset,
+    }
+
+    def source() -> _Source:
         if spec is not None:
-            source = _build(
-                spec, weights, seed=seed, input_shape=input_shape, classes=classes, include_top=include_top,
-                pooling=pooling, logits=logits, input_tensor=input_tensor, unsafe_load=unsafe_load)
-        else:
-            source = _load(target, path, weights, seed=seed, unsafe_load=unsafe_load, custom_objects=custom_objects)
-        options = {
-            "weights": Path(weights).name if weights else "own", "seed": seed,
-            "input_shape": None if input_shape is None else list(input_shape), "classes": classes,
-            "include_top": include_top, "pooling": pooling, "logits": logits, "layout": layout, "batch": batch,
-            "opset": opset,
-        }
-        made = _Making(folder, place, name, spec, source, options, steps)
-        del source  # the weights must be free to go once ONNX Runtime has its own
-        manifest, parity = _make(made, logits=logits and spec is None, features=not include_top,
-                                 input_shape=None if spec is not None else input_shape, seed=seed)
+            return _build(
+                spec, weights or "random", seed=seed, input_shape=input_shape, classes=classes,
+                include_top=include_top, pooling=pooling, logits=logits, input_tensor=input_tensor,
+                unsafe_load=unsafe_load)
+        return _load(target, path, weights, seed=seed, unsafe_load=unsafe_load, custom_objects=custom_objects)
+
+    with bundle.staging(place) as folder:
+        written = _convert(source, folder, options, steps, own=spec is None)
+        # Keras' weights are gone by now: ONNX Runtime makes a copy of its own.
+        gc.collect()
+        parity = _prove(written, folder, seed)
         if not parity["passed"]:
             aside = bundle.set_aside(folder, place)
             raise ParityError(f"ONNX Runtime disagrees with Keras on {_worst(parity)}; nothing was written to {place}, "
                               f"the rejected bundle is kept in {aside} with its parity.json")
+        manifest = _describe(written, folder, name, spec, options, parity)
         bundle.publish(folder, place)
     steps.finish()
     return Bundle(place, manifest, parity, dict(steps.seconds))
 
 
-@dataclass
-class _Making:
-    """A bundle on its way: where it is written, and from what. ``source`` is dropped once Keras has answered."""
+@dataclass(frozen=True)
+class _Written:
+    """A model file on disk, what Keras computes, and the facts that need the model in memory."""
 
-    folder: Path
-    place: Path
-    name: str
-    spec: Architecture | None
-    source: _Source | None
-    options: dict[str, Any]
-    steps: Progress
+    files: list[WrittenFile]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    references: list[Reference]
+    logits: list[LogitsTensor | None]
+    precision: str
+    opset: int
+    ir_version: int
+    parameters: int
+    macs: int | None
+    provenance: dict[str, Any]
+    value_range: tuple[float, float] | None
+    recipe: Preprocessing | None
+    labels: Sequence[str] | None
 
 
-def _make(
-    made: _Making, *, logits: bool, features: bool, input_shape: tuple[int | None, ...] | None, seed: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Convert, write and compare; returns the manifest and the parity record, both written."""
+def _convert(
+    open_source: Callable[[], _Source], folder: Path, options: dict[str, Any], steps: Progress, *, own: bool
+) -> _Written:
+    """Build or load, convert, write, and ask Keras for the answers to compare with. ``own``: no architecture."""
     from cnnexport import heads, parity
-    from cnnexport.bundle import card, vectors
-    from cnnexport.bundle import manifest as manifests
     from cnnexport.conversion import convert_model
     from cnnexport.conversion.write import skeleton, write_model
     from cnnexport.inspection import count_macs
 
-    source, folder, options = made.source, made.folder, made.options
-    assert source is not None
+    steps("build")
+    source = open_source()
     model = source.model
     found = heads.heads(model)
-    with heads.without(found) if logits else nullcontext():
-        kept = [None] * len(found) if logits else found
-        names = heads.output_names(model, kept, features=features) if found else []
+    drop = options["logits"] and own
+    kept = [None] * len(found) if drop else found
+    with heads.without(found) if drop else nullcontext():
+        names = heads.output_names(model, kept, features=not options["include_top"]) if found else []
         converted = convert_model(
             model, output_names=names, layout=options["layout"], batch=options["batch"], opset=options["opset"],
-            input_shape=input_shape, progress=made.steps)
-        made.steps("write")
-        weights_bytes = sum(v.const_value.nbytes for v in converted.model.graph.initializers.values()
-                            if v.const_value is not None)
-        # Once more for the copy that the comparison opens, and room for the small files.
-        bundle.require_space(folder, 2 * weights_bytes + (16 << 20))
-        written = write_model(converted.model, folder)
-        made.steps("verify")
-        ports, out_ports = converted.inputs, converted.outputs
+            input_shape=tuple(options["input_shape"]) if own and options["input_shape"] else None, progress=steps)
+        steps("write")
+        size = sum(v.const_value.nbytes for v in converted.model.graph.initializers.values()
+                   if v.const_value is not None)
+        # Twice: the comparison opens a copy. Some room for the small files.
+        bundle.require_space(folder, 2 * size + (16 << 20))
+        files = write_model(converted.model, folder)
+        steps("verify")
         references = parity.references(
-            lambda arrays: _run(model, kept, arrays), ports, seed=seed, value_range=source.value_range,
+            lambda arrays: _run(model, kept, arrays), converted.inputs, seed=options["seed"],
+            value_range=source.value_range,
             batches=parity.BATCHES if options["batch"] is None else (options["batch"],))
-    tensors = parity.logits_tensors(converted.model, [None if h is None else h.activation for h in kept])
-    precision = _precision(converted.model)
-    macs, _ = count_macs(skeleton(converted.model))
-    opset, ir_version = converted.model.graph.opset_imports[""], converted.model.ir_version
-    parameters = model.count_params()
-    provenance, recipe, labels, value_range = source.provenance, source.recipe, source.labels, source.value_range
-    # ONNX Runtime makes its own copy of the weights: ours and Keras' go first.
-    del model, source, converted, found, kept
-    made.source = None
-    gc.collect()
+    return _Written(
+        files=files,
+        inputs=converted.inputs,
+        outputs=converted.outputs,
+        references=references,
+        logits=parity.logits_tensors(converted.model, [None if h is None else h.activation for h in kept]),
+        precision=_precision(converted.model),
+        opset=converted.model.graph.opset_imports[""],
+        ir_version=converted.model.ir_version or 0,
+        parameters=model.count_params(),
+        macs=count_macs(skeleton(converted.model))[0],
+        provenance=source.provenance,
+        value_range=source.value_range,
+        recipe=source.recipe,
+        labels=source.labels,
+    )
 
-    results = parity.check(folder / "model.onnx", references, ports, out_ports, logits=tensors, precision=precision)
-    record = parity.record(results, sha256=written[0].sha256, versions=manifests.versions(), seed=seed,
-                           precision=precision)
+
+def _prove(written: _Written, folder: Path, seed: int) -> dict[str, Any]:
+    """Compare in ONNX Runtime and write ``parity.json``; returns the record."""
+    from cnnexport import parity
+    from cnnexport.bundle.manifest import versions
+
+    results = parity.check(
+        folder / "model.onnx", written.references, written.inputs, written.outputs, logits=written.logits,
+        precision=written.precision)
+    record = parity.record(
+        results, sha256=written.files[0].sha256, versions=versions(), seed=seed, precision=written.precision)
     bundle.write_json(folder / bundle.PARITY, record)
-    first = references[0]
+    return record
+
+
+def _describe(
+    written: _Written,
+    folder: Path,
+    name: str,
+    spec: Architecture | None,
+    options: dict[str, Any],
+    parity: dict[str, Any],
+) -> dict[str, Any]:
+    """Write the test vectors, the model card and the manifest; returns the manifest."""
+    from cnnexport.bundle import card, vectors
+    from cnnexport.bundle import manifest as manifests
+    from cnnexport.parity import to_onnx_layout
+
+    first = written.references[0]
     small = [bundle.PARITY, *vectors.write_vectors(
         folder,
-        [(p.name, parity.to_onnx_layout(a, p)) for p, a in zip(ports, first.inputs)],
-        [(p.name, parity.to_onnx_layout(a, p)) for p, a in zip(out_ports, first.outputs)])]
-    files = {f.name: {"bytes": f.bytes, "sha256": f.sha256} for f in written}
-    files |= {name: _facts(folder / name) for name in small}
+        [(p.name, to_onnx_layout(a, p)) for p, a in zip(written.inputs, first.inputs)],
+        [(p.name, to_onnx_layout(a, p)) for p, a in zip(written.outputs, first.outputs)])]
+    files = {f.name: {"bytes": f.bytes, "sha256": f.sha256} for f in written.files}
+    files |= {file: _facts(folder / file) for file in small}
     manifest = manifests.manifest(
-        name=made.name, spec=made.spec, options=options, provenance=provenance,
-        inputs=[manifests.tensor(p, value_range=value_range if p.dtype.startswith("float") else None)
-                for p in ports],
-        outputs=[manifests.output(p) for p in out_ports], recipe=recipe, labels=labels, opset=opset,
-        ir_version=ir_version, parameters=parameters, macs=macs, files=files)
-    (folder / bundle.CARD).write_text(card.model_card(manifest, record), encoding="utf-8")
+        name=name, spec=spec, options=options, provenance=written.provenance,
+        inputs=[manifests.tensor(p, value_range=written.value_range if p.dtype.startswith("float") else None)
+                for p in written.inputs],
+        outputs=[manifests.output(p) for p in written.outputs], recipe=written.recipe, labels=written.labels,
+        opset=written.opset, ir_version=written.ir_version, parameters=written.parameters, macs=written.macs,
+        files=files)
+    (folder / bundle.CARD).write_text(card.model_card(manifest, parity), encoding="utf-8")
     files[bundle.CARD] = _facts(folder / bundle.CARD)
     bundle.write_json(folder / bundle.MANIFEST, manifest)
-    return manifest, record
+    return manifest
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -297,8 +342,8 @@ def _build(spec: Architecture, weights: str, *, logits: bool, unsafe_load: bool,
     if weights == "random":
         provenance = _random(seed)
     elif weights == "imagenet":
-        provenance = {"weights": "imagenet", "untrained": False,
-                      "statement": "Weights trained on ImageNet-1k (ILSVRC 2012), as keras.applications publishes them."}
+        statement = "Weights trained on ImageNet-1k (ILSVRC 2012), as keras.applications publishes them."
+        provenance = {"weights": "imagenet", "untrained": False, "statement": statement}
         labels = _imagenet_labels() if options["include_top"] else None
     else:
         provenance = _from_file(Path(weights), model)

@@ -22,8 +22,10 @@ def model_card(manifest: dict[str, Any], parity: dict[str, Any]) -> str:
 
 
 def _notice(manifest: dict[str, Any]) -> str:
-    mark = "> **Untrained.** " if manifest["untrained"] else "> "
-    return mark + str(manifest["provenance"]["statement"])
+    statement = str(manifest["provenance"]["statement"])
+    if manifest["untrained"]:
+        statement = statement.replace("Untrained:", "**Untrained:**", 1)
+    return f"> {statement}"
 
 
 def _about(manifest: dict[str, Any]) -> str:
@@ -59,7 +61,7 @@ def _preprocessing(manifest: dict[str, Any]) -> str:
     if recipe is None:
         return "Not known: feed what the model was built or trained for."
     return (f"{recipe['description']}.\n\n`(pixel * {recipe['scale']} - mean) / std` with mean {recipe['mean']}"
-            f"{f' and std ' + str(recipe['std']) if recipe['std'] else ' and no division'}, "
+            f"{' and std ' + str(recipe['std']) if recipe['std'] else ' and no division'}, "
             f"channels in the order {recipe['color_order']}.")
 
 

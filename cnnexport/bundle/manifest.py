@@ -63,7 +63,8 @@ def preprocessing(recipe: Preprocessing | None) -> dict[str, Any] | None:
     if recipe is None:
         return None
     facts = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(recipe).items()}
-    return {**facts, "formula": "(pixel * scale - mean) / std per channel, in color_order; an empty std divides nothing"}
+    formula = "(pixel * scale - mean) / std per channel, in color_order; an empty std divides nothing"
+    return {**facts, "formula": formula}
 
 
 def architecture(spec: Architecture | None) -> dict[str, Any] | None:
