@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from cnnexport import __version__
-from cnnexport.errors import INTERRUPTED, CnnexportError
+from cnnexport.errors import INTERRUPTED, CnnexportError, ProviderError
 
 _EPILOG = """
 \b
@@ -187,7 +187,7 @@ def inspect(path: Path, as_json: bool) -> None:
 def doctor(as_json: bool) -> None:
     """Say what is installed, and which execution providers really make a session here.
 
-    Exits with 5 where not even the CPU runs a model, with 1 where a package is missing.
+    Exits with 5 where not even the CPU runs a model, with 1 where another package is missing.
     """
     from cnnexport import runtime
 
@@ -198,7 +198,8 @@ def doctor(as_json: bool) -> None:
         click.echo(runtime.format_doctor(checks))
     failed = [check for check in checks if not check.ok and not check.optional]
     if failed:
-        sys.exit(5 if any(check.name.endswith("ExecutionProvider") for check in failed) else 1)
+        providers = any(c.name.endswith("ExecutionProvider") or c.name == "onnxruntime" for c in failed)
+        sys.exit(ProviderError.exit_code if providers else 1)
 
 
 def _print_json(value: Any) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import os
 from collections import Counter
@@ -16,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cnnexport import bundle
 from cnnexport.errors import BundleError, InputError
 
 _PROTOBUF_LIMIT = 2**31 - 1
@@ -97,7 +97,7 @@ def inspect_onnx(path: str | os.PathLike[str]) -> OnnxSummary:
     """Summarise an ONNX file, or a bundle folder (one holding ``model.onnx``).
 
     Raises InputError where the file cannot be read, is not ONNX, or names external data that is missing, cut
-    short or outside its folder; BundleError where a bundle's manifest is unreadable or its model is missing.
+    short or outside its folder; BundleError where a bundle is incomplete or a file is not the manifest's.
     """
     given = Path(path)
     model_path, manifest = _locate(given)
@@ -191,18 +191,12 @@ def _locate(path: Path) -> tuple[Path, dict[str, Any]]:
     model_path, manifest_path = path / "model.onnx", path / "manifest.json"
     if not model_path.is_file():
         if manifest_path.is_file():
-            raise BundleError(f"The bundle {path} has no model.onnx: it is incomplete; export it again.")
+            raise BundleError(f"the bundle {path} has no model.onnx: it is incomplete; convert the model again")
         raise InputError(f"{path} is a folder without model.onnx; give an ONNX file or a bundle folder.")
     if not manifest_path.is_file():
         return model_path, {}
-    try:
-        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(
-            f"Cannot read {manifest_path}: {_line(error)}; export the bundle again, or inspect {model_path}."
-        ) from error
-    if not isinstance(manifest, dict):
-        raise BundleError(f"{manifest_path} is not a JSON object; export the bundle again.")
+    manifest = bundle.read_manifest(path)
+    bundle.check_files(path, manifest)
     return model_path, manifest
 
 

@@ -150,10 +150,13 @@ def test_bundle(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"without model\.onnx"):
         inspect_onnx(tmp_path)
     manifest = tmp_path / "manifest.json"
-    manifest.write_text('{"untrained": true, "provenance": {"tool": "x"}}')
+    manifest.write_text('{"untrained": true, "provenance": {"tool": "x"}, "files": {}}')
     with pytest.raises(BundleError, match="incomplete"):
         inspect_onnx(tmp_path)
-    _saved(_cnn(), tmp_path / "model.onnx")
+    model = _saved(_cnn(), tmp_path / "model.onnx")
+    facts = {"bytes": model.stat().st_size, "sha256": hashlib.sha256(model.read_bytes()).hexdigest()}
+    manifest.write_text(
+        json.dumps({"untrained": True, "provenance": {"tool": "x"}, "files": {"model.onnx": facts}}))
     summary = inspect_onnx(tmp_path)
     assert summary.bundle and summary.untrained is True and summary.provenance == {"tool": "x"}
     assert "untrained" in format_summary(summary)

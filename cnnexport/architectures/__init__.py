@@ -49,10 +49,7 @@ def build(
     check_options(spec, weights=weights, include_top=include_top, input_shape=input_shape, pooling=pooling,
                   classes=classes)
     imagenet = weights == "imagenet"
-    if input_tensor is None:
-        shape = input_shape or spec.input_shape
-    else:
-        shape = input_shape or tuple(input_tensor.shape[1:])
+    shape = input_shape or (spec.input_shape if input_tensor is None else tuple(input_tensor.shape[1:]))
     try:
         model = spec.build(
             include_top=include_top, weights="imagenet" if imagenet else None, input_tensor=input_tensor,
