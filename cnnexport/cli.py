@@ -206,13 +206,18 @@ def _print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+class _Interrupted(BaseException):
+    """Ctrl-C or a termination signal. Not KeyboardInterrupt, before which Click prints an empty line."""
+
+
 def _interrupt(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
+    raise _Interrupted
 
 
 def main() -> None:
     """Run the command line: one line on stderr and a documented exit code for every error."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -223,7 +228,7 @@ def main() -> None:
     except CnnexportError as error:
         _reraise_when_debugging()
         _fail(str(error), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except (_Interrupted, KeyboardInterrupt, click.Abort):
         _fail("interrupted; nothing was published", INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output went away (`cnnexport list | head`).

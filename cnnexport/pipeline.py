@@ -279,7 +279,7 @@ def _find(target: Any) -> tuple[Architecture | None, Path | None]:
     if isinstance(target, str) and target in known:
         return architectures.get(target), None
     path = Path(target)
-    if path.exists() or path.suffix.lower() in _SUFFIXES or len(path.parts) > 1:
+    if path.exists() or path.suffix.lower() in _SUFFIXES or any(mark in str(target) for mark in "/\\"):
         if not path.exists():
             raise InputError(f"{path} does not exist; give the path of a Keras model, or an architecture's name "
                              "(cnnexport list)")
