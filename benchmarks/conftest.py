@@ -1,108 +1,100 @@
-"""What one benchmark run has seen, and the table of targets at its end."""
+"""What the benchmarks share: the limit, the results of the run, and the report at its end."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
-from processes import Outcome, default_memory_limit
 
+from benchmarks import processes
+from benchmarks.targets import Results, as_json, conversion_lines, target_lines
 
-@dataclass
-class Seen:
-    """Outcomes by (architecture, contender), inference ratios by (architecture, peer), start-up times."""
-
-    conversions: dict[tuple[str, str], list[Outcome]] = field(default_factory=dict)
-    ratios: dict[tuple[str, str], tuple[float, float, float]] = field(default_factory=dict)
-    startup: dict[str, float] = field(default_factory=dict)
-
-
-SEEN = pytest.StashKey[Seen]()
+_RESULTS = pytest.StashKey[Results]()
+_PACKAGES = ("cnnexport", "tf2onnx", "keras", "tensorflow", "onnx", "onnx-ir", "numpy")
+_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--memory-limit-gib", type=float, default=None,
-                     help="memory limit of a contender; by default 80 %% of what is available")
+    parser.addoption(
+        "--memory-limit-gib", type=float, default=None, metavar="GIB",
+        help="memory that a contender may take (default: 80%% of what is available at the start)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[SEEN] = Seen()
-
-
-@pytest.fixture
-def seen(request: pytest.FixtureRequest) -> Seen:
-    return request.config.stash[SEEN]
+    given = config.getoption("--memory-limit-gib")
+    limit = processes.default_memory_limit() if given is None else int(given * 2**30)
+    config.stash[_RESULTS] = Results(limit)
 
 
 @pytest.fixture(scope="session")
-def memory_limit(request: pytest.FixtureRequest) -> int:
-    given = request.config.getoption("--memory-limit-gib")
-    return int(given * 2**30) if given else default_memory_limit()
+def results(request: pytest.FixtureRequest) -> Results:
+    """What this run has measured so far."""
+    return request.config.stash[_RESULTS]
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where contenders leave their files: one folder an architecture and contender."""
-    return tmp_path_factory.mktemp("contenders")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for the files of this run, which are large and go with it."""
+    folder = tmp_path_factory.mktemp("files")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _median(outcomes: list[Outcome], key: str) -> float | None:
-    values = sorted(o.facts[key] for o in outcomes if o.status == "ok")
-    return values[len(values) // 2] if values else None
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
-def _targets(seen: Seen) -> list[tuple[str, str, str]]:
-    """(claim, what was seen, met | not met | not run)."""
-    rows: list[tuple[str, str, str]] = []
-
-    def row(claim: str, figure: str | None, met: bool) -> None:
-        rows.append((claim, figure or "-", ("met" if met else "not met") if figure else "not run"))
-
-    names = list(dict.fromkeys(name for name, _ in seen.conversions))
-    for name in names:
-        ours = seen.conversions.get((name, "cnnexport"), [])
-        seconds = _median(ours, "seconds")
-        for peer in ("tf2onnx", "keras"):
-            theirs = seen.conversions.get((name, peer), [])
-            other = _median(theirs, "seconds")
-            bound = {"resnet50": 5.0, "resnet152": 8.0}.get(name, 1.0) if peer == "tf2onnx" else 1.0
-            claim = f"{name}: conversion {bound:g}x faster than {peer}"
-            if seconds and other:
-                row(claim, f"{other / seconds:.1f}x ({seconds:.2f} s, {peer} {other:.1f} s)", other / seconds >= bound)
-            elif seconds and theirs:
-                row(claim, f"{seconds:.2f} s; {peer}: {theirs[-1].detail or theirs[-1].status}", True)
-        limit = {"vgg16": 5.0, "vgg19": 5.0, "resnet50": 3.0}.get(name)
-        if seconds and limit:
-            row(f"{name}: under {limit:g} s", f"{seconds:.2f} s", seconds < limit)
-        peak, weights = _median(ours, "peak_above_model_mb"), _median(ours, "weights_mb")
-        if peak is not None and weights is not None:
-            bound = 1.3 * weights + 250
-            others = ", ".join(
-                f"{p} {m:.0f}" for p in ("tf2onnx", "keras")
-                if (m := _median(seen.conversions.get((name, p), []), "peak_above_model_mb")) is not None)
-            row(f"{name}: peak memory above the model within {bound:.0f} MB",
-                f"{peak:.0f} MB{f' ({others} MB)' if others else ''}", peak <= bound)
-    for (name, peer), (ratio, low, high) in seen.ratios.items():
-        row(f"{name}: runs in ORT CPU as fast as {peer}'s file",
-            f"ratio {ratio:.3f} (95 % CI {low:.3f} .. {high:.3f})", low <= 1.0)
-    if len(seen.startup) == 2:
-        ratio = seen.startup["cnnexport --help"] / seen.startup["import click"]
-        row("cnnexport --help within 3x of import click", f"{ratio:.2f}x", ratio < 3)
-    return rows
+@cache
+def _cpu() -> str:
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name}, {usable_cores()} cores"
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    rows = _targets(config.stash[SEEN])
-    if not rows:
-        return
-    terminalreporter.section("targets")
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    for row in rows:
-        terminalreporter.write_line("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip())
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:
-    output_json["targets"] = [
-        {"claim": claim, "seen": figure, "result": result} for claim, figure, result in _targets(config.stash[SEEN])]
+@pytest.fixture(scope="session")
+def surroundings(results: Results) -> dict[str, Any]:
+    """What a figure depends on besides the code: versions, the processor, the limit, the weights."""
+    versions = {name: _version(name) for name in _PACKAGES}
+    versions["onnxruntime"] = next((v for name in _RUNTIMES if (v := _version(name))), None)
+    return {
+        "versions": versions,
+        "cpu": _cpu(),
+        "memory_limit_bytes": results.memory_limit,
+        "weights": "random, seed 0: untrained",
+    }
+
+
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    """Keep the verdicts, and what did not end, with the figures."""
+    output_json["extra_info"] = as_json(config.stash[_RESULTS])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    found = config.stash[_RESULTS]
+    if found.conversions:
+        limit = f"memory limit {found.memory_limit / 2**30:.1f} GiB"
+        terminalreporter.section(f"conversions (median time, highest peak; {limit}; untrained weights)")
+        for line in conversion_lines(found):
+            terminalreporter.write_line(line)
+    if found.conversions or found.inference or found.startup:
+        terminalreporter.section("targets")
+        for line in target_lines(found):
+            terminalreporter.write_line(line)

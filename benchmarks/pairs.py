@@ -1,55 +1,58 @@
-"""Time several ONNX files in ONNX Runtime on the CPU, interleaved in random order; prints one line of JSON.
+"""Several ONNX files in one process, run in turn: ``python pairs.py FOLDER``, which holds ``pairs.json``.
 
-Run as ``python pairs.py PAIRS NAME=FILE...``; the first file is compared with each other one.
+Runs that lie side by side in time see the same machine, so that a ratio of the two says more than two
+medians: neighbours, clock rates and heat fall out of it.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
 
-from cnnexport import bundle
+def main(folder: Path) -> None:
+    """Time every file in each round, in random order; print the seconds of one run, by name."""
+    import numpy as np
+    import onnxruntime
 
+    task: dict[str, Any] = json.loads((folder / "pairs.json").read_text(encoding="utf-8"))
+    onnxruntime.set_default_logger_severity(4)
+    # One pool of threads for all: those of an idle session would spin on the cores of the one that runs.
+    onnxruntime.set_global_thread_pool_sizes(task["threads"], 1)
+    sessions = {}
+    for name, path in task["files"].items():
+        options = onnxruntime.SessionOptions()
+        options.use_per_session_threads = False
+        sessions[name] = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(task["seed"])
+    low, high = task["value_range"]
+    image = rng.uniform(low, high, (1, *task["input_shape"])).astype(np.float32)
+    feeds = {name: {s.get_inputs()[0].name: image} for name, s in sessions.items()}
 
-def main(pairs: int, files: dict[str, str]) -> dict[str, Any]:
-    """Median seconds by name, and (ratio, low, high) of the first to each other: 95 % bootstrap interval."""
-    rng = np.random.default_rng(0)
-    sessions, feeds = {}, {}
-    for name, file in files.items():
-        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-        (port,) = session.get_inputs()
-        shape = [1, *port.shape[1:]]
-        feeds[name] = {port.name: np.random.default_rng(1).normal(size=shape).astype(np.float32)}
-        sessions[name] = session
-        for _ in range(5):
-            session.run(None, feeds[name])
-    times: dict[str, list[float]] = {name: [] for name in files}
-    for _ in range(pairs):
-        for name in rng.permutation(list(files)):
-            start = time.perf_counter()
-            sessions[name].run(None, feeds[name])
-            times[name].append(time.perf_counter() - start)
-    first, *others = files
-    ratios = {}
-    for other in others:
-        each = np.array(times[first]) / np.array(times[other])
-        draws = np.median(each[rng.integers(0, pairs, (2000, pairs))], axis=1)
-        ratios[other] = [float(np.median(each)), *map(float, np.quantile(draws, [0.025, 0.975]))]
-    return {
-        "median_seconds": {name: float(np.median(t)) for name, t in times.items()},
-        "ratios": ratios,
-        "pairs": pairs,
-        "sha256": {name: bundle.sha256(Path(file)) for name, file in files.items()},
-        "onnxruntime": onnxruntime.__version__,
-        "provider": "CPUExecutionProvider",
-    }
+    def seconds(name: str, calls: int) -> float:
+        session, feed = sessions[name], feeds[name]
+        start = time.perf_counter()
+        for _ in range(calls):
+            session.run(None, feed)
+        return (time.perf_counter() - start) / calls
+
+    names = list(sessions)
+    for name in names:
+        seconds(name, task["warmup"])
+    # A measurement shorter than the scheduler's tick says little.
+    calls = max(1, round(task["min_seconds"] / min(seconds(name, task["warmup"]) for name in names)))
+    order = random.Random(task["seed"])
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(task["rounds"]):
+        order.shuffle(names)
+        for name in names:
+            times[name].append(seconds(name, calls))
+    print(json.dumps({"event": "timed", "times": times, "calls": calls}))
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(int(sys.argv[1]), dict(a.split("=", 1) for a in sys.argv[2:]))))
+    main(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""Conversion, side by side: time from the built Keras model to the file on disk, and peak memory above the model."""
+"""Time and memory of a conversion, from a built Keras model to the file on disk."""
 
 from __future__ import annotations
 
@@ -6,35 +6,80 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Seen
-from contender import CONTENDERS
-from processes import CLOCK, Outcome, run_contender
 
-ARCHITECTURES = ("lenet5", "resnet50", "resnet101", "resnet152", "vgg16", "vgg19")
-ROUNDS = {"cnnexport": 3, "tf2onnx": 2, "keras": 2}
+from benchmarks.contender import CONTENDERS
+from benchmarks.processes import OK, OUT_OF_MEMORY, OUT_OF_TIME, Run, clock, run_contender
+from benchmarks.targets import ARCHITECTURES, INFERRED, Results, memory_allowed
+
+OWN_ROUNDS = 3
+PEER_ROUNDS = {"lenet5": 3, "resnet50": 2}
+"""Rounds of a peer: one for those not named, whose conversion takes minutes."""
 
 
-@pytest.mark.parametrize("contender", CONTENDERS)
-@pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.benchmark(timer=CLOCK)
+class NotDone(Exception):
+    """A contender that ran out of memory or time: nothing to time, and nothing that broke."""
+
+
+def convert(results: Results, files: Path, contender: str, name: str) -> Run:
+    """One more conversion, recorded.
+
+    Raises NotDone without memory or time, AssertionError where the contender or its file is wrong.
+    """
+    runs = results.conversions.setdefault((contender, name), [])
+    folder = files / f"{name}-{contender}-{len(runs)}"
+    run = run_contender(contender, name, folder, results.memory_limit)
+    runs.append(run)
+    if len(runs) > 1 or name not in INFERRED:  # the first is what test_inference runs
+        run.path.unlink(missing_ok=True)
+    if run.status in (OUT_OF_MEMORY, OUT_OF_TIME):
+        run.path.unlink(missing_ok=True)
+        raise NotDone(f"{contender} on {name}: {run.status}, {run.detail}")
+    assert run.status == OK, f"{contender} on {name} {run.status} ({run.detail})"
+    agrees = bool(run.parity and run.parity["passed"])
+    assert agrees, f"{contender} on {name}: outputs differ from Keras': {run.parity}"
+    return run
+
+
+def facts(runs: list[Run]) -> dict[str, Any]:
+    """What a row says besides its time, over all of its rounds."""
+    peak, weights = max(r.peak_above_model for r in runs), runs[0].facts["weights_bytes"]
+    return {
+        "contender": runs[0].contender,
+        "architecture": runs[0].architecture,
+        "file_sha256": sorted({r.sha256 for r in runs}),
+        "file_bytes": runs[0].facts["file_bytes"],
+        "weights_mb": round(weights / 1e6, 1),
+        "peak_above_model_mb": round(peak / 1e6, 1),
+        "peak_allowed_mb": round(memory_allowed(weights) / 1e6, 1),
+        "memory_target_met": peak <= memory_allowed(weights),
+        "peak_method": runs[0].facts["rss_method"],
+        "parity": [{"sha256": r.sha256, **(r.parity or {})} for r in runs],
+        "steps": [r.facts["steps"] for r in runs],
+        "imported_in_clock": runs[0].facts["imported_in_clock"],
+    }
+
+
+def cases() -> list[Any]:
+    return [
+        pytest.param(
+            name, contender, id=f"{name}-{contender}",
+            marks=pytest.mark.benchmark(group=f"convert {name}", timer=clock))
+        for name in ARCHITECTURES for contender in CONTENDERS]
+
+
+@pytest.mark.parametrize(("name", "contender"), cases())
 def test_conversion(
-    benchmark: Any, seen: Seen, files: Path, memory_limit: int, name: str, contender: str
+    benchmark: Any, results: Results, files: Path, surroundings: dict[str, Any], name: str, contender: str
 ) -> None:
-    """A contender that takes the machine's memory is skipped with that reason, and stands in the table of targets."""
-    benchmark.group = f"convert {name}"
-    outcomes: list[Outcome] = seen.conversions.setdefault((name, contender), [])
+    runs: list[Run] = []
 
-    def run() -> None:
-        outcome = run_contender(contender, name, files / name / contender, memory_limit)
-        outcomes.append(outcome)
-        if outcome.status.startswith("out of"):
-            pytest.skip(f"{contender} on {name}: {outcome.detail}")
-        assert outcome.status == "ok", outcome.detail
-        assert outcome.facts["parity_passed"], f"{contender}'s {name} does not compute what Keras computes"
+    def target() -> None:
+        runs.append(convert(results, files, contender, name))
+        clock.advance(runs[-1].seconds)
 
-    # The heaviest peers run once: a minute each says enough.
-    rounds = 1 if contender != "cnnexport" and name in ("resnet152", "vgg16", "vgg19") else ROUNDS[contender]
-    benchmark.pedantic(run, rounds=rounds, iterations=1)
-    facts = outcomes[-1].facts
-    benchmark.extra_info.update({k: v for k, v in facts.items() if k != "seconds"})
-    benchmark.extra_info["peak_above_model_mb"] = max(o.facts["peak_above_model_mb"] for o in outcomes)
+    rounds = OWN_ROUNDS if contender == "cnnexport" else PEER_ROUNDS.get(name, 1)
+    try:
+        benchmark.pedantic(target, rounds=rounds)
+    except NotDone as reason:
+        pytest.skip(str(reason))
+    benchmark.extra_info.update(facts(runs), **surroundings)

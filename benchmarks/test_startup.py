@@ -1,38 +1,46 @@
-"""How long ``cnnexport --help`` takes beside ``python -c "import click"``, both in fresh processes."""
+"""Time to the first line of help, against the time that click itself takes to import."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pytest
-from conftest import Seen
-from processes import CLOCK
 
-ROUNDS = 30
+from benchmarks.processes import clock, replay, seconds_of
+from benchmarks.targets import Results
+
+ROUNDS = 20
+COMMANDS = {
+    "import click": [sys.executable, "-c", "import click"],
+    "cnnexport --help": [str(Path(sys.executable).parent / "cnnexport"), "--help"],
+}
 
 
-@pytest.mark.benchmark(timer=CLOCK, group="start-up")
-def test_startup(benchmark: Any, seen: Seen) -> None:
-    script = shutil.which("cnnexport", path=str(Path(sys.executable).parent))
-    if script is None:
-        pytest.skip("the cnnexport command is not installed beside this Python")
-    commands = {"cnnexport --help": [script, "--help"], "import click": [sys.executable, "-c", "import click"]}
-    times: dict[str, list[float]] = {name: [] for name in commands}
+def measure(results: Results, folder: Path) -> dict[str, list[float]]:
+    """Seconds of each command as a whole process, in turn, once in a session."""
+    if not results.startup:
+        times: dict[str, list[float]] = {name: [] for name in COMMANDS}
+        for counted in (False, *[True] * ROUNDS):  # the first round compiles and fills the file cache
+            for name, command in COMMANDS.items():
+                try:
+                    seconds, code = seconds_of(command, folder)
+                except OSError as error:
+                    pytest.skip(f"{name} cannot be run: {error}")
+                if code:
+                    pytest.skip(f"{name} fails with exit code {code}")
+                if counted:
+                    times[name].append(seconds)
+        results.startup.update(times)
+    return results.startup
 
-    def run() -> None:
-        for name, command in commands.items():
-            start = time.perf_counter()
-            subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-            times[name].append(time.perf_counter() - start)
-        CLOCK.now += times["cnnexport --help"][-1]
 
-    run()  # fills the page cache
-    benchmark.pedantic(run, rounds=ROUNDS, iterations=1)
-    seen.startup.update({name: median(t[1:]) for name, t in times.items()})
-    benchmark.extra_info.update({f"median of {name}": value for name, value in seen.startup.items()})
+@pytest.mark.benchmark(timer=clock, group="startup")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_startup(
+    benchmark: Any, results: Results, tmp_path: Path, surroundings: dict[str, Any], command: str
+) -> None:
+    times = measure(results, tmp_path)[command]
+    benchmark.pedantic(replay(times), rounds=len(times))
+    benchmark.extra_info.update(command=command, **surroundings)

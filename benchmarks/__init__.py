@@ -1,0 +1,1 @@
+"""The standing benchmarks of conversion, run by ``pytest benchmarks/``."""
