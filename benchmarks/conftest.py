@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pytest

@@ -98,8 +98,6 @@ def prepare(contender: str, model: Any, folder: Path) -> Callable[[], Steps]:
 
     if contender == "cnnexport":
         return _prepare_cnnexport(model, folder)
-    # Keras' export wants a model that was called; all contenders get the same.
-    model(np.zeros((1, *spec.input_shape), np.float32), training=False)
     path = folder / "model.onnx"
     if contender == "tf2onnx":
         signature = [tf.TensorSpec(t.shape, t.dtype, name="input") for t in model.inputs]
@@ -209,8 +207,6 @@ def main(contender: str, architecture: str, folder: Path) -> None:
         start = time.perf_counter()
         steps = run()
         seconds = time.perf_counter() - start
-    # Keras' export wants a model that was called; all contenders get the same.
-    model(np.zeros((1, *spec.input_shape), np.float32), training=False)
     path = folder / "model.onnx"
     late = sorted(m for m in set(sys.modules) - modules if not m.startswith("__autograph_generated"))
     tell(

@@ -667,6 +667,10 @@ def _load_savedmodel(path: Path, unsafe_load: bool) -> Any:
                   for key, spec in specs]
         layer = keras.layers.Lambda(call, name="saved_model")
         ends = layer(inputs)
+        if len(outputs) > 1:
+            taken = {tensor.name for tensor in inputs}
+            names = [key.replace("/", "_") + ("_output" if key.replace("/", "_") in taken else "") for key in outputs]
+            ends = [keras.layers.Identity(name=key)(end) for key, end in zip(names, ends)]
         title = re.sub(r"[^A-Za-z0-9_.-]", "_", path.resolve().name)
         return keras.Model(inputs[0] if len(inputs) == 1 else inputs, ends, name=title)
     except Exception as error:

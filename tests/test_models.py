@@ -431,6 +431,8 @@ def test_savedmodel_converts(tmp_path, make, how):
     loaded = models.load_model(folder)
     data = [np.random.default_rng(1).normal(size=(2, *t.shape[1:])).astype("float32") for t in model.inputs]
     same(model, loaded, data if len(data) > 1 else data[0])
+    if how == "export" and make is two_ports:
+        assert [t.name for t in loaded.inputs] == ["a", "b"] and len(set(loaded.output_names)) == 2
     names = [f"y{i}" for i in range(len(model.outputs))]
     write_model(convert_model(loaded, output_names=names).model, tmp_path)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
