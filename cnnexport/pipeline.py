@@ -417,6 +417,8 @@ def _load(
             raise UsageError("weights 'random' would overwrite the weights of a model in memory; leave them out")
         from cnnexport.architectures.weights import randomise
 
+        if not model.weights:
+            raise UsageError("weights 'random' needs a model with Keras weights, which a SavedModel has not")
         randomise(model, seed, value_range=span or (-1.0, 1.0))
         provenance = _random(seed)
     elif weights is not None:

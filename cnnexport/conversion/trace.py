@@ -7,15 +7,20 @@ the ONNX file is written.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from cnnexport.conversion.ports import input_structure
 from cnnexport.errors import InputError
 
 SCOPE = "cnnexport_layer_"
 """Prefix of the TensorFlow name scope that marks the ops of one layer, followed by its index."""
+
+LONGEST_UNROLLED = 128
+"""Steps up to which a recurrent layer is unrolled."""
 
 
 @dataclass(frozen=True)
@@ -23,52 +28,68 @@ class Trace:
     """A weight-free TensorFlow graph of a model.
 
     ``graph_def`` has one placeholder an input and one a variable; ``inputs``, ``variables`` and
-    ``outputs`` are tensor names (``name:0``) in the model's order. ``layers[i]`` is the path of
-    the layer whose ops carry the scope ``cnnexport_layer_<i>``; ``output_specs`` are the outputs'
-    (shape, dtype) in TensorFlow.
+    ``outputs`` are tensor names (``name:0``) in the model's order. ``scopes[i]`` is the path of
+    the layer or operation whose ops carry the scope ``cnnexport_layer_<i>``; ``layers`` are the paths of
+    the layers that hold no other. ``output_specs`` are the outputs' (shape, dtype) in TensorFlow.
     """
 
     graph_def: Any
     inputs: tuple[str, ...]
     variables: tuple[str, ...]
     outputs: tuple[str, ...]
+    scopes: tuple[str, ...]
     layers: tuple[str, ...]
     output_specs: tuple[tuple[tuple[int | None, ...], str], ...]
 
 
-def leaf_layers(model: Any) -> list[tuple[str, Any]]:
-    """Every layer that holds no other, as (path, layer), nested models flattened into paths."""
+def named_operations(model: Any) -> list[tuple[str, Any]]:
+    """Every layer and operation in ``model`` as (path, operation), containers after what they hold.
+
+    Operations (``keras.ops`` on symbolic tensors) are no layers, but have names in a Functional model too.
+    """
     found: list[tuple[str, Any]] = []
-    seen: set[int] = set()
+    seen: set[int] = {id(model)}
 
     def visit(layer: Any, path: str) -> None:
-        for child in getattr(layer, "_layers", None) or ():
-            child_path = f"{path}/{child.name}" if path else child.name
+        for child in [*(getattr(layer, "_layers", None) or ()), *(getattr(layer, "_operations", None) or ())]:
             if id(child) in seen:
                 continue
             seen.add(id(child))
-            if getattr(child, "_layers", None):
-                visit(child, child_path)
-            else:
-                found.append((child_path, child))
+            child_path = f"{path}/{child.name}" if path else str(child.name)
+            visit(child, child_path)
+            found.append((child_path, child))
 
     visit(model, "")
+    found.append((str(model.name), model))
     return found
 
 
+def is_leaf(layer: Any) -> bool:
+    """Whether ``layer`` is a Keras layer that holds no other."""
+    import keras
+
+    return isinstance(layer, keras.Layer) and not getattr(layer, "_layers", None)
+
+
 @contextmanager
-def _layer_scopes(layers: Sequence[tuple[str, Any]]) -> Iterator[None]:
+def _layer_scopes(layers: Sequence[tuple[str, Any]], failed: list[str]) -> Iterator[None]:
     """Make each layer's ops carry ``cnnexport_layer_<i>`` while the block runs.
+
+    The paths of layers that raise are added to ``failed``.
 
     Keras' own name scopes are made unique by suffixes, which cannot be told apart from layer
     names such as ``conv2d_1``; an absolute scope can.
     """
     import tensorflow as tf
 
-    def scoped(index: int, call: Any) -> Any:
+    def scoped(index: int, layer: Any, call: Any) -> Any:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            with tf.name_scope(f"{SCOPE}{index}/"):
-                return call(*args, **kwargs)
+            try:
+                with tf.name_scope(f"{SCOPE}{index}/"), _unrolled(layer, args):
+                    return call(*args, **kwargs)
+            except Exception:
+                failed.append(layers[index][0])
+                raise
 
         return wrapper
 
@@ -76,12 +97,48 @@ def _layer_scopes(layers: Sequence[tuple[str, Any]]) -> Iterator[None]:
         for index, (_, layer) in enumerate(layers):
             # object.__setattr__: Keras' tracker must not see the wrapper.
             previous = layer.__dict__.get("call")
-            object.__setattr__(layer, "call", scoped(index, layer.call))
+            object.__setattr__(layer, "call", scoped(index, layer, layer.call))
             if previous is None:
                 stack.callback(layer.__dict__.pop, "call", None)
             else:
                 stack.callback(object.__setattr__, layer, "call", previous)
         yield
+
+
+@contextmanager
+def _unrolled(layer: Any, args: Sequence[Any]) -> Iterator[None]:
+    """Unroll a recurrent layer over a known number of steps while the block runs.
+
+    tf2onnx turns TensorFlow's loops into ONNX's only where the weights are constants, and the values inside
+    a loop have no shapes.
+    """
+    import keras
+
+    steps = args[0].shape[1] if args and len(getattr(args[0], "shape", ())) > 1 else None
+    if not isinstance(layer, keras.layers.RNN) or layer.unroll or steps is None or steps > LONGEST_UNROLLED:
+        yield
+        return
+    object.__setattr__(layer, "unroll", True)
+    try:
+        yield
+    finally:
+        object.__setattr__(layer, "unroll", False)
+
+
+@contextmanager
+def _inlined() -> Iterator[None]:
+    """Let ``tf.function``s inside layers trace as part of the whole: ONNX has no calls.
+
+    Keras wraps grouped convolutions into one that is compiled by XLA.
+    """
+    import tensorflow as tf
+
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
 
 
 def trace(model: Any, signature: Sequence[tuple[str, tuple[int | None, ...], str]]) -> Trace:
@@ -94,13 +151,13 @@ def trace(model: Any, signature: Sequence[tuple[str, tuple[int | None, ...], str
     import tensorflow as tf
 
     variables = list(model.variables)
-    layers = leaf_layers(model)
+    operations = named_operations(model)
     count = len(signature)
-    structure = model.input if hasattr(model, "input") else [None] * count
+    structure = input_structure(model)
 
     def function(*values: Any) -> Any:
-        inputs = values[0] if count == 1 and not isinstance(structure, (dict, list, tuple)) else None
-        if inputs is None:
+        inputs = values[0]
+        if structure is not None:
             inputs = keras.tree.pack_sequence_as(structure, list(values[:count]))
         mapping = list(zip(variables, values[count:]))
         with keras.StatelessScope(state_mapping=mapping):
@@ -110,11 +167,15 @@ def trace(model: Any, signature: Sequence[tuple[str, tuple[int | None, ...], str
              for i, (_, shape, dtype) in enumerate(signature)]
     specs += [tf.TensorSpec(v.shape, tf.as_dtype(v.dtype), name=f"cnnexport_variable_{i}")
               for i, v in enumerate(variables)]
+    failed: list[str] = []
     try:
-        with _layer_scopes(layers):
+        with _layer_scopes(operations, failed), _inlined():
             concrete = tf.function(function, autograph=False).get_concrete_function(*specs)
     except Exception as error:
-        raise InputError(f"cannot trace model '{model.name}': {one_line(error)}") from error
+        # The innermost layer that an exception passed comes first; the model itself is the outermost.
+        where = f"layer '{failed[0]}' of model" if len(failed) > 1 else "model"
+        raise InputError(f"cannot trace {where} '{model.name}': {one_line(error)}; "
+                         "it must run as a TensorFlow graph") from error
     results = keras.tree.flatten(concrete.structured_outputs)
     outputs = [t.name for t in results]
     output_specs = [(tuple(t.shape), t.dtype.name) for t in results]
@@ -127,7 +188,8 @@ def trace(model: Any, signature: Sequence[tuple[str, tuple[int | None, ...], str
         inputs=tuple(names[:count]),
         variables=tuple(names[count:]),
         outputs=tuple(outputs),
-        layers=tuple(path for path, _ in layers),
+        scopes=tuple(path for path, _ in operations),
+        layers=tuple(path for path, operation in operations if is_leaf(operation)),
         output_specs=tuple(output_specs),
     )
 
@@ -145,7 +207,13 @@ def _freeze(concrete: Any, model: Any) -> Any:
         ) from error
 
 
+_WRAPPER = re.compile(r"^Exception encountered when calling .*\.$")
+_MARKUP = re.compile(r"\x1b\[\d*m")
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """The first sentence of an exception that says something, on one line."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return (text or type(error).__name__)[:limit]
+    """The first line of an exception that says something: Keras says first only where it was raised."""
+    lines = [_MARKUP.sub("", line).strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line]
+    text = next((line for line in told if not _WRAPPER.match(line)), told[0] if told else "")
+    return (text or type(error).__name__)[:limit].rstrip(".;: ")

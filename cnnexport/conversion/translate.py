@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import gc
+import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cnnexport.conversion.trace import SCOPE, Trace, one_line
 from cnnexport.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 MAX_TRANSLATED_OPSET = 18
 """The highest opset that tf2onnx writes; above it ONNX's version converter takes over."""
@@ -29,10 +34,29 @@ def _without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep tf2onnx's log off the terminal: what matters of it is raised as an error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _all_nodes(graph: Any) -> Iterator[Any]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _all_nodes(attribute.g)
+
+
 def translate(
     trace: Trace, *, opset: int, channels_first: Sequence[bool], outputs_first: Sequence[bool]
-) -> tuple[Any, dict[str, list[int]]]:
-    """The ONNX ``ModelProto`` of ``trace``, and the shapes that tf2onnx knows (-1: not fixed).
+) -> tuple[Any, dict[str, tuple[list[int], int | None]]]:
+    """The ONNX ``ModelProto`` of ``trace``, and the shapes (-1: not fixed) and dtypes that tf2onnx knows.
 
     Variables are graph inputs, named as in the trace.
 
@@ -41,48 +65,45 @@ def translate(
     Raises:
         InputError: naming the first layer that tf2onnx has no ONNX operators for.
     """
+    import onnx
     import tensorflow as tf
-    from tf2onnx import optimizer, tfonnx
-    from tf2onnx.optimizer.back_to_back_optimizer import BackToBackOptimizer
-    from tf2onnx.optimizer.identity_optimizer import IdentityOptimizer
-    from tf2onnx.optimizer.merge_duplicated_nodes_optimizer import MergeDuplicatedNodesOptimizer
-    from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
+    from tf2onnx import tfonnx
+
+    from cnnexport.conversion.operators import HANDLERS
 
     target = min(opset, MAX_TRANSLATED_OPSET)
-    # The other optimizers of tf2onnx do what our passes do in numpy, and copy more.
-    optimizers = {
-        "transpose": TransposeOptimizer,
-        "merge": MergeDuplicatedNodesOptimizer,
-        "identity": IdentityOptimizer,
-        "back_to_back": BackToBackOptimizer,
-    }
     try:
-        with _without_garbage_collection(), tf.Graph().as_default() as graph:
+        with _without_garbage_collection(), _silent(), tf.Graph().as_default() as graph:
             tf.import_graph_def(trace.graph_def, name="")
             # Inside the graph each output needs a name of its own, also when it is an input.
             result = tfonnx.process_tf_graph(
                 graph,
                 opset=target,
+                custom_op_handlers=dict(HANDLERS),
                 input_names=[*trace.inputs, *trace.variables],
                 output_names=list(dict.fromkeys(trace.outputs)),
                 inputs_as_nchw=[n for n, first in zip(trace.inputs, channels_first) if first],
                 outputs_as_nchw=[n for n, first in zip(trace.outputs, outputs_first) if first],
             )
-            result = optimizer.optimize_graph(result, catch_errors=False, optimizers=optimizers)
-            shapes = {name: shape for node in result.get_nodes() for name in node.output
-                      if (shape := result.get_shape(name)) is not None}
+            names = [name for node in result.get_nodes() for name in node.output]
+            known = {name: (shape, result.get_dtype(name)) for name in names
+                     if (shape := result.get_shape(name)) is not None}
             proto = result.make_model("cnnexport")
     except Exception as error:
         raise InputError(_unconvertible(trace, error)) from error
-    unknown = [n for n in proto.graph.node if n.domain not in ("", "ai.onnx", "ai.onnx.ml")]
-    if unknown:
-        raise InputError(
-            f"layer '{layer_of(trace, unknown[0].name) or unknown[0].name}' cannot be converted: "
-            f"TensorFlow's {unknown[0].op_type} has no ONNX operator; replace the layer by one that has"
-        )
+    # tf2onnx leaves operators that it does not know under TensorFlow's names.
+    for node in _all_nodes(proto.graph):
+        if node.domain not in ("", "ai.onnx.ml") or not onnx.defs.has(node.op_type, node.domain):
+            layers = [layer_of(trace, name) for name in (node.name, *node.output, *node.input)]
+            layer = next(filter(None, layers), None)
+            where = f"layer '{layer}'" if layer else f"node '{node.name}'"
+            raise InputError(
+                f"{where} cannot be converted: TensorFlow's {node.op_type} has no ONNX operator; "
+                "replace the layer by one that has"
+            )
     if opset > target:
         proto = _raise_opset(proto, opset)
-    return proto, shapes
+    return proto, known
 
 
 def _raise_opset(proto: Any, opset: int) -> Any:
@@ -95,24 +116,30 @@ def _raise_opset(proto: Any, opset: int) -> Any:
                          f"use --opset {MAX_TRANSLATED_OPSET}") from error
 
 
+_SCOPED = re.compile(rf"{SCOPE}(\d+)/")
+
+
 def layer_of(trace: Trace, name: str) -> str | None:
     """The path of the Keras layer that made the op or tensor called ``name``, if one did."""
-    at = name.rfind(SCOPE)
-    if at < 0:
-        return None
-    digits = ""
-    for char in name[at + len(SCOPE):]:
-        if not char.isdigit():
-            break
-        digits += char
-    return trace.layers[int(digits)] if digits and int(digits) < len(trace.layers) else None
+    found = _SCOPED.findall(name)
+    return trace.scopes[int(found[-1])] if found and int(found[-1]) < len(trace.scopes) else None
+
+
+def inherit_scopes(graph: ir.Graph) -> None:
+    """Let nodes that tf2onnx made on the way to an op carry that op's layer in their names."""
+    for node in reversed(list(graph)):
+        names = [node.name, *(v.name for v in node.outputs)]
+        names += [u.node.name for v in node.outputs for u in v.uses()]
+        scope = next((f for n in names for f in _SCOPED.findall(n or "")[-1:]), None)
+        if scope is not None and not _SCOPED.search(node.name or ""):
+            node.name = f"{SCOPE}{scope}/{node.name}"
 
 
 def _unconvertible(trace: Trace, error: Exception) -> str:
     text = str(error)
     layer = layer_of(trace, text)
     reason = one_line(error)
-    for i, path in enumerate(trace.layers):
+    for i, path in enumerate(trace.scopes):
         reason = reason.replace(f"{SCOPE}{i}/", f"{path}/")
     where = f"layer '{layer}'" if layer else "the model"
     return f"{where} cannot be converted to ONNX: {reason}; replace that layer by one with ONNX operators"

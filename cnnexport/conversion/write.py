@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from cnnexport.conversion.passes.rewriting import Array
+from cnnexport.conversion.skeleton import skeleton as skeleton
 
 PROTOBUF_LIMIT = 2**31 - 1 - (1 << 20)
 """Bytes above which a protobuf message cannot be read; a mebibyte is left for what readers add."""
@@ -66,38 +67,12 @@ def _raw(array: Array) -> memoryview:
     contiguous = np.ascontiguousarray(array)
     if contiguous.dtype.byteorder == ">":
         contiguous = contiguous.astype(contiguous.dtype.newbyteorder("<"))
-    return memoryview(contiguous.reshape(-1).view(np.uint8))
+    return contiguous.reshape(-1).view(np.uint8).data
 
 
 def _array(value: ir.Value) -> Array:
     assert value.const_value is not None
     return value.const_value.numpy()
-
-
-def skeleton(model: ir.Model) -> Any:
-    """The ``ModelProto`` of ``model`` without its weights: large initializers are graph inputs.
-
-    For shape inference and checking, which need shapes only.
-    """
-    initializers = dict(model.graph.initializers)
-    large = {k: v for k, v in initializers.items() if v.const_value is not None and v.const_value.nbytes > _SMALL}
-    for name in large:
-        del model.graph.initializers[name]
-    try:
-        proto = ir.to_proto(model)
-    finally:
-        model.graph.initializers.clear()
-        for value in initializers.values():
-            model.graph.register_initializer(value)
-    for name, value in large.items():
-        info = proto.graph.input.add()
-        info.name = name
-        info.type.tensor_type.elem_type = int(value.const_value.dtype)  # type: ignore[union-attr]
-        for size in _array(value).shape:
-            info.type.tensor_type.shape.dim.add().dim_value = size
-        if info.type.tensor_type.shape.ByteSize() == 0:
-            info.type.tensor_type.shape.SetInParent()
-    return proto
 
 
 def _bare(model: ir.Model) -> Any:
@@ -145,7 +120,7 @@ def write_model(model: ir.Model, folder: Path, *, limit: int = PROTOBUF_LIMIT) -
     graph = bare.graph.SerializeToString(deterministic=True)
     bare.ClearField("graph")
     rest = bare.SerializeToString(deterministic=True)
-    sizes = sum(len(head) + v.const_value.nbytes for head, v in _inline(initializers))  # type: ignore[union-attr]
+    sizes = sum(len(head) + _array(v).nbytes for head, v in _inline(initializers))
     with open(folder / "model.onnx", "wb") as file:
         out = _Hashing(file)
         out.write(rest)

@@ -18,7 +18,8 @@ from cnnexport.conversion.passes.rewriting import (
     Array,
     add_initializer,
     constant,
-    known_shape,
+    perm_of,
+    sizes,
 )
 
 
@@ -29,18 +30,20 @@ class PermuteDenseAfterFlatten(ir.passes.InPlacePass):
         graph = model.graph
         modified = False
         for node in list(graph):
-            if node.op_type != "Flatten" or node.inputs[0] is None or node.attributes["axis"].as_int() != 1:
+            if node.op_type != "Reshape" or node.inputs[0] is None:
                 continue
             transpose = node.inputs[0].producer()
             if transpose is None or transpose.op_type != "Transpose" or transpose.inputs[0] is None:
                 continue
-            perm = list(transpose.attributes["perm"].as_ints())
-            shape = known_shape(transpose.inputs[0])
-            if perm[0] != 0 or shape is None or any(d is None for d in shape[1:]):
+            perm = perm_of(transpose)
+            shape, final = sizes(transpose.inputs[0]), sizes(node.outputs[0])
+            if perm is None or perm[0] != 0 or shape is None or final is None or final[:1] != shape[:1] or (
+                    len(final) != 2):
                 continue
-            inner = [int(d) for d in shape[1:] if d is not None]
+            inner = shape[1:]
             # order[i]: where feature i of the NHWC flattening lies in the NCHW one.
-            order = np.transpose(np.arange(int(np.prod(inner))).reshape(inner), [p - 1 for p in perm[1:]]).reshape(-1)
+            places = np.arange(int(np.prod(inner))).reshape(inner)
+            order = np.transpose(places, [p - 1 for p in perm[1:]]).reshape(-1)
             edits: list[tuple[ir.Node, int, Array]] = []
             if not _collect(node.outputs[0], np.argsort(order), edits):
                 continue
@@ -74,14 +77,23 @@ def _collect(value: ir.Value, order: Array, edits: list[tuple[ir.Node, int, Arra
                 return False
             if not _collect(reader.outputs[0], order, edits):
                 return False
+        elif reader.op_type == "Concat" and reader.attributes["axis"].as_int() in (1, -1):
+            widths = [sizes(v) for v in reader.inputs]
+            if any(w is None or len(w) != 2 for w in widths) or reader.inputs.count(value) > 1:
+                return False
+            start = sum(w[1] for w in widths[:place] if w is not None)
+            whole = np.arange(sum(w[1] for w in widths if w is not None))
+            whole[start:start + order.size] = start + order
+            if not _collect(reader.outputs[0], whole, edits):
+                return False
         elif reader.op_type in ("MatMul", "Gemm") and place == 0:
             kernel = constant(reader.inputs[1])
             if kernel is None or kernel.ndim != 2:
                 return False
-            if reader.op_type == "Gemm" and "transA" in reader.attributes and reader.attributes["transA"].as_int():
+            flags = [f in reader.attributes and reader.attributes[f].as_int() for f in ("transA", "transB")]
+            rows = int(flags[1])
+            if flags[0]:
                 return False
-            rows = 1 if reader.op_type == "Gemm" and "transB" in reader.attributes and (
-                reader.attributes["transB"].as_int()) else 0
             if kernel.shape[rows] != order.size:
                 return False
             edits.append((reader, 1, np.take(kernel, order, axis=rows)))

@@ -45,8 +45,9 @@ def _cast(node: ir.Node, x: Array) -> Array:
 def _divide(_: ir.Node, a: Array, b: Array) -> Array:
     if np.issubdtype(a.dtype, np.integer):
         # ONNX divides integers toward zero; numpy floors.
-        return (np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))).astype(a.dtype)
-    return np.divide(a, b)
+        quotient: Array = (np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))).astype(a.dtype)
+        return quotient
+    return np.asarray(np.divide(a, b))
 
 
 def _concat(node: ir.Node, *arrays: Array) -> Array:
@@ -98,8 +99,10 @@ def _reference(node: ir.Node, arrays: list[Array | None], opset: int) -> Array |
     return result if result.size <= LARGEST_REFERENCE else None
 
 
-UNFOLDABLE = frozenset("RandomNormal RandomUniform RandomNormalLike RandomUniformLike Multinomial Bernoulli "
-                       "If Loop Scan".split())
+UNFOLDABLE = frozenset({
+    "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli",
+    "If", "Loop", "Scan",
+})
 
 
 class FoldConstants(ir.passes.InPlacePass):

@@ -39,13 +39,14 @@ class MatMulToGemm(ir.passes.InPlacePass):
             if follower is not None and follower.op_type == "Add":
                 other = next(v for v in follower.inputs if v is not node.outputs[0])
                 bias = constant(other)
-                if bias is not None and bias.size in (1, kernel.shape[1]) and bias.ndim <= 2 and (
-                        bias.ndim < 2 or bias.shape[0] == 1):
+                row = bias is not None and (bias.ndim < 2 or (bias.ndim == 2 and bias.shape[0] == 1))
+                if bias is not None and row and bias.size in (1, kernel.shape[1]):
                     flat = np.broadcast_to(bias.reshape(-1), (kernel.shape[1],))
-                    inputs.append(other if bias.shape == flat.shape
-                                  else add_initializer(graph, np.ascontiguousarray(flat), f"{node.name}__bias"))
+                    if bias.shape != flat.shape:
+                        other = add_initializer(graph, np.ascontiguousarray(flat), f"{node.name}__bias")
+                    inputs.append(other)
                     last = follower
-            output = insert(graph, last, "Gemm", inputs, suffix="" if last is node else "")
+            output = insert(graph, last, "Gemm", inputs)
             output.shape = last.outputs[0].shape
             output.producer().name = node.name  # type: ignore[union-attr]
             bypass(graph, last, output)

@@ -39,6 +39,8 @@ class GlobalPool(ir.passes.InPlacePass):
             elif reduced != list(range(2, rank)):
                 continue
             output = insert(graph, node, POOL[node.op_type], [source])
+            if source.shape is not None:
+                output.shape = ir.Shape([*source.shape[:2], *[1] * (rank - 2)])
             if not keep:
                 output = insert(graph, node, "Flatten", [output], {"axis": 1}, suffix="/flat")
             output.shape = node.outputs[0].shape

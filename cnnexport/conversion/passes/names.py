@@ -36,7 +36,10 @@ def depth_first(graph: ir.Graph) -> list[ir.Node]:
 
 
 class NameAfterLayers(ir.passes.InPlacePass):
-    """``layer_of`` maps a node's old name to its Keras layer's path; ``roles`` an operator's input to a name."""
+    """``layer_of`` maps a node's old name to its Keras layer's path.
+
+    ``roles`` names the initializer at an operator's input. A node of no layer goes with the one before it.
+    """
 
     def __init__(self, layer_of: Callable[[str], str | None], roles: Mapping[str, str]) -> None:
         super().__init__()
@@ -62,9 +65,16 @@ class NameAfterLayers(ir.passes.InPlacePass):
         initializers = list(graph.initializers.values())
         graph.initializers.clear()
         arranged: dict[int, ir.Value] = {}
+        layers: dict[ir.Node, str | None] = {}
         for node in order:
-            layer = self._layer(node)
-            node.name = unique(f"{layer}/{node.op_type}" if layer else node.op_type)
+            makers = [v.producer() for v in node.inputs if v is not None]
+            before = next((m for m in makers if m is not None), None)
+            layer = self._layer(node) or (layers.get(before) if before is not None else None)
+            layers[node] = layer
+            leaving = next((v.name for v in node.outputs if v.is_graph_output()), None)
+            # An Identity between an input and an output belongs to no layer.
+            owner = layer or leaving
+            node.name = unique(f"{owner}/{node.op_type}" if owner else node.op_type)
             for i, value in enumerate(node.outputs):
                 if not value.is_graph_output():
                     value.name = node.name if i == 0 else f"{node.name}:{i}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from cnnexport.conversion.passes.rewriting import constant, sole_consumer
+from cnnexport.conversion.passes.rewriting import constant, padded_by_numbers, sole_consumer
 
 
 class MergePadding(ir.passes.InPlacePass):
@@ -18,7 +18,7 @@ class MergePadding(ir.passes.InPlacePass):
         graph = model.graph
         modified = False
         for node in list(graph):
-            if node.op_type != "Pad" or len(node.inputs) > 3 and node.inputs[3] is not None:
+            if node.op_type != "Pad" or (len(node.inputs) > 3 and node.inputs[3] is not None):
                 continue
             if "mode" in node.attributes and node.attributes["mode"].as_string() != "constant":
                 continue
@@ -27,12 +27,12 @@ class MergePadding(ir.passes.InPlacePass):
                 continue
             if len(node.inputs) > 2 and node.inputs[2] is not None:
                 fill = constant(node.inputs[2])
-                if fill is None or fill.size and float(fill.reshape(-1)[0]) != 0.0:
+                if fill is None or (fill.size and float(fill.reshape(-1)[0]) != 0.0):
                     continue
             conv = sole_consumer(node.outputs[0])
             if conv is None or conv.op_type != "Conv" or conv.inputs[0] is not node.outputs[0]:
                 continue
-            if "auto_pad" in conv.attributes and conv.attributes["auto_pad"].as_string() not in ("NOTSET", "VALID"):
+            if not padded_by_numbers(conv):
                 continue
             rank = pads.size // 2
             if pads[0] or pads[1] or pads[rank] or pads[rank + 1]:

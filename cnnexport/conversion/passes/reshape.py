@@ -1,15 +1,25 @@
-"""Give Reshape nodes constant target shapes, and say Flatten where a Reshape is one.
+"""One form for whatever only regroups axes: Reshape with a constant target, or Flatten where it is one.
 
-A Keras Flatten asks for the batch size at run time; the static shape of its result answers.
-Never changes: a Reshape with more than one dimension that is not known beforehand.
+Squeeze, Unsqueeze, Flatten and Reshape become Reshape, two in a row become one, and one that changes
+nothing goes. ``SayFlatten`` puts Flatten back where features are flattened.
+
+Never changes: where more than one dimension is not known beforehand.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
-from cnnexport.conversion.passes.rewriting import add_initializer, bypass, constant, insert, known_shape
+from cnnexport.conversion.passes.rewriting import (
+    add_initializer,
+    bypass,
+    constant,
+    insert,
+    sizes,
+    target_of,
+)
+
+REGROUPING = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 
 
 class StaticReshape(ir.passes.InPlacePass):
@@ -19,28 +29,48 @@ class StaticReshape(ir.passes.InPlacePass):
         graph = model.graph
         modified = False
         for node in list(graph):
-            if node.op_type != "Reshape" or node.inputs[0] is None:
+            source, final = node.inputs[0] if node.inputs else None, sizes(node.outputs[0])
+            if node.op_type not in REGROUPING or source is None or final is None:
                 continue
-            shape = known_shape(node.outputs[0])
-            target = constant(node.inputs[1])
-            if target is None:
-                if shape is None or sum(d is None for d in shape) > 1 or 0 in shape:
-                    continue
-                target = np.array([-1 if d is None else d for d in shape], np.int64)
-                node.replace_input_with(1, add_initializer(graph, target, f"{node.name}__shape"))
-                modified = True
-            source = known_shape(node.inputs[0])
-            if source is None or len(source) < 2 or target.size != 2 or any(d is None for d in source[1:]):
+            before = source.producer()
+            joins = before is not None and before.op_type in REGROUPING
+            if joins and before is not None:
+                source = before.inputs[0]
+            start = sizes(source)
+            target = None if start is None else target_of(final, start)
+            if target is None or source is None:
                 continue
-            features = int(np.prod([d for d in source[1:] if d is not None]))
-            if int(target[1]) in (features, -1) and int(target[0]) in (-1, 0, source[0]):
-                if int(target[1]) == -1 and int(target[0]) == -1:
-                    continue
-                if len(source) == 2:
-                    bypass(graph, node, node.inputs[0])
-                else:
-                    output = insert(graph, node, "Flatten", [node.inputs[0]], {"axis": 1})
-                    output.shape = node.outputs[0].shape
-                    bypass(graph, node, output)
-                modified = True
+            if not joins and node.op_type == "Reshape" and constant(node.inputs[1]) is not None:
+                continue
+            output = source
+            if start != final:
+                shape = add_initializer(graph, target, f"{node.name}__shape")
+                output = insert(graph, node, "Reshape", [source, shape])
+                output.shape = node.outputs[0].shape
+            elif node.outputs[0].is_graph_output() and source.producer() is None:
+                continue
+            bypass(graph, node, output)
+            if joins and before is not None and not before.outputs[0].uses() and (
+                    not before.outputs[0].is_graph_output()):
+                graph.remove(before, safe=True)
+            modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+class SayFlatten(ir.passes.InPlacePass):
+    """Write a Reshape that flattens all features of each item as Flatten."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        modified = False
+        for node in list(graph):
+            if node.op_type != "Reshape":
+                continue
+            source, final = sizes(node.inputs[0]), sizes(node.outputs[0])
+            if source is None or final is None or len(final) != 2 or len(source) < 3 or source[0] != final[0]:
+                continue
+            output = insert(graph, node, "Flatten", [node.inputs[0]], {"axis": 1})
+            output.shape = node.outputs[0].shape
+            bypass(graph, node, output)
+            modified = True
         return ir.passes.PassResult(model, modified)

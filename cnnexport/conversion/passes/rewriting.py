@@ -10,6 +10,15 @@ import onnx_ir as ir
 
 Array = npt.NDArray[Any]
 
+BATCH = "batch"
+"""The name of the batch dimension."""
+
+SIZE = "size_"
+"""Names for other open sizes while passes run, followed by a number."""
+
+_OPEN = 10**15
+"""Numbers from here on stand for open sizes: far above any size, and no product of sizes."""
+
 
 def constant(value: ir.Value | None) -> Array | None:
     """The array of an initializer (a view, do not write to it), or None for anything else."""
@@ -62,7 +71,7 @@ def insert(
     node = ir.node(op, inputs, attributes=attributes or {}, name=name)
     output = node.outputs[0]
     output.name = f"{name}__{op}:{id(output)}"
-    output.dtype = before.outputs[0].dtype
+    output.type = before.outputs[0].type
     graph.insert_before(before, node)
     return output
 
@@ -72,6 +81,75 @@ def known_shape(value: ir.Value | None) -> list[int | None] | None:
     if value is None or value.shape is None:
         return None
     return [d if isinstance(d, int) else None for d in value.shape]
+
+
+def _symbol(name: str) -> int | None:
+    if name == BATCH:
+        return _OPEN + 37
+    return _OPEN + 37 + 1000 * (1 + int(name[len(SIZE):])) if name.startswith(SIZE) else None
+
+
+def sizes(value: ir.Value | None) -> list[int] | None:
+    """The shape of ``value`` with a huge number for each open size, so that products tell what is in them.
+
+    None where a size is not known at all.
+    """
+    if value is None or value.shape is None:
+        return None
+    found = []
+    for dim in value.shape:
+        if isinstance(dim, int):
+            found.append(dim)
+            continue
+        factor, _, name = str(dim.value or "").rpartition("*")
+        symbol = _symbol(name)
+        if symbol is None or (factor and not factor.isdigit()):
+            return None
+        found.append(int(factor or 1) * symbol)
+    return found
+
+
+def shape_like(found: list[int], *known: ir.Value | None) -> ir.Shape:
+    """The reverse of ``sizes``, for sizes that occur in ``known`` values."""
+    names: dict[int, int | str | None] = {}
+    for value in known:
+        dims = value.shape if value is not None and value.shape is not None else ()
+        for size, dim in zip(sizes(value) or (), dims):
+            names[size] = dim if isinstance(dim, int) else dim.value
+    return ir.Shape([size if size < _OPEN else names.get(size) for size in found])
+
+
+def target_of(found: list[int], source: list[int]) -> Array | None:
+    """The target with which a Reshape of ``source`` makes ``found`` sizes, if a constant can say it."""
+    target = [size if size < _OPEN else -1 for size in found]
+    if 0 in found:
+        return None
+    for i in range(min(len(found), len(source))):
+        # 0 copies a size; one size may be left for -1.
+        if target.count(-1) > 1 and found[i] >= _OPEN and found[i] == source[i]:
+            target[i] = 0
+    return None if target.count(-1) > 1 else np.array(target, np.int64)
+
+
+def perm_of(node: ir.Node) -> list[int] | None:
+    """The permutation of a Transpose."""
+    return list(node.attributes["perm"].as_ints()) if "perm" in node.attributes else None
+
+
+def inverse_of(perm: list[int]) -> list[int]:
+    """The permutation that undoes ``perm``."""
+    return [perm.index(i) for i in range(len(perm))]
+
+
+def to_first(perm: list[int]) -> bool:
+    """Whether ``perm`` moves the channels of an image or volume from the last place to the second."""
+    rank = len(perm)
+    return rank > 3 and perm == [0, rank - 1, *range(1, rank - 1)]
+
+
+def padded_by_numbers(node: ir.Node) -> bool:
+    """Whether ``pads`` alone says how a Conv or pooling node is padded."""
+    return "auto_pad" not in node.attributes or node.attributes["auto_pad"].as_string() in ("NOTSET", "VALID")
 
 
 def axes_of(node: ir.Node) -> list[int] | None:
@@ -84,13 +162,15 @@ def axes_of(node: ir.Node) -> list[int] | None:
     return None
 
 
-ELEMENTWISE = frozenset(
-    "Relu Sigmoid Tanh Clip LeakyRelu Elu Selu Softplus Softsign HardSigmoid HardSwish Erf Exp Log Neg Abs "
-    "Sqrt Reciprocal Identity Cast Gelu Mish ThresholdedRelu Celu Ceil Floor Sign Not".split()
-)
+ELEMENTWISE = frozenset({
+    "Abs", "Cast", "Ceil", "Celu", "Clip", "Cos", "Elu", "Erf", "Exp", "Floor", "Gelu",
+    "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg",
+    "Not", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign",
+    "Sqrt", "Tanh", "ThresholdedRelu",
+})
 """Operators that act on each element of their first input alone."""
 
-BINARY = frozenset("Add Sub Mul Div Max Min Pow PRelu".split())
+BINARY = frozenset({"Add", "Div", "Max", "Min", "Mul", "PRelu", "Pow", "Sub"})
 """Operators that act element by element on two broadcast inputs."""
 
 

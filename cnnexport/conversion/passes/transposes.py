@@ -1,10 +1,12 @@
 """Move Transposes to the model's input or output, and drop those that move nothing.
 
 A Transpose to channels-last sinks through what can work channels-first, until it meets its opposite or
-an output. One to channels-first that reads an element-wise node or a Pad changes places with it, on its way up to the
-input. One whose axes, but one, have length 1 is a Reshape in disguise and goes where it can.
+an output (the rules of each operator are in ``sinking``). One to channels-first that reads an element-wise
+node, a Pad or a Reshape changes places with it, on its way up to the input. What moves only axes of length
+1 in the end is a Reshape.
 
-Never changes: what any output holds.
+Never changes: what any output holds. It ends because Transposes to channels-first only rise, all others
+only sink, and one that reads an input of the model stays.
 """
 
 from __future__ import annotations
@@ -12,23 +14,25 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from cnnexport.conversion.passes.regroup import groups, swap
 from cnnexport.conversion.passes.rewriting import (
     BINARY,
     ELEMENTWISE,
-    Array,
     add_initializer,
-    axes_of,
     bypass,
     constant,
     full_rank,
     insert,
-    known_shape,
+    inverse_of,
+    perm_of,
+    sizes,
     sole_consumer,
+    target_of,
+    to_first,
 )
+from cnnexport.conversion.passes.sinking import sink
 
-
-def _perm(node: ir.Node) -> list[int] | None:
-    return list(node.attributes["perm"].as_ints()) if "perm" in node.attributes else None
+_MOST_SWEEPS = 1000
 
 
 class SettleTransposes(ir.passes.InPlacePass):
@@ -37,62 +41,107 @@ class SettleTransposes(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         modified = False
-        again = True
-        while again:
+        for _ in range(_MOST_SWEEPS):
             again = False
             for node in list(graph):
                 if node.graph is None:
                     continue
-                if _sink(graph, node):
-                    again = modified = True
+                if sink(graph, node):
+                    again = True
                     continue
-                if node.op_type != "Transpose" or _perm(node) is None:
+                if node.op_type != "Transpose" or perm_of(node) is None:
                     continue
                 if not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
                     graph.remove(node, safe=True)
                     modified = True
                     continue
-                if _drop(graph, node) or _cancel(graph, node) or _reshape(graph, node) or _hoist(graph, node):
-                    again = modified = True
+                if _drop(graph, node) or _cancel(graph, node) or _hoist(graph, node):
+                    again = True
+            modified = modified or again
+            if not again:
+                break
+        return ir.passes.PassResult(model, modified)
+
+
+class TransposesOfOnes(ir.passes.InPlacePass):
+    """Write a Transpose that moves only axes of length 1 as a Reshape.
+
+    Never changes: a Transpose of other axes, or of sizes that are not known.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        modified = False
+        for node in list(graph):
+            perm = perm_of(node)
+            source = sizes(node.inputs[0]) if node.op_type == "Transpose" else None
+            if perm is None or source is None:
+                continue
+            moved = [source[p] for p in perm]
+            target = target_of(moved, source)
+            longer = [p for p in perm if source[p] != 1]
+            if target is None or longer != sorted(longer):
+                continue
+            shape = add_initializer(graph, target, f"{node.name}__shape")
+            output = insert(graph, node, "Reshape", [node.inputs[0], shape])
+            output.shape = node.outputs[0].shape
+            bypass(graph, node, output)
+            modified = True
         return ir.passes.PassResult(model, modified)
 
 
 def _drop(graph: ir.Graph, node: ir.Node) -> bool:
-    if _perm(node) != sorted(_perm(node) or ()) or node.inputs[0] is None:
+    source = node.inputs[0]
+    if perm_of(node) != sorted(perm_of(node) or ()) or source is None:
         return False
-    if node.outputs[0].is_graph_output() and node.inputs[0].is_graph_input():
+    if node.outputs[0].is_graph_output() and (source.producer() is None or source.is_graph_output()):
         return False
-    bypass(graph, node, node.inputs[0])
+    bypass(graph, node, source)
     return True
 
 
 def _cancel(graph: ir.Graph, node: ir.Node) -> bool:
     """Two Transposes in a row are one."""
-    before = node.inputs[0].producer() if node.inputs[0] is not None else None
-    if before is None or before.op_type != "Transpose" or before.inputs[0] is None:
+    source = node.inputs[0]
+    before = source.producer() if source is not None else None
+    if source is None or before is None or before.op_type != "Transpose" or before.inputs[0] is None:
         return False
-    first, second = _perm(before), _perm(node)
-    if first is None or second is None or node.inputs[0].is_graph_output():  # type: ignore[union-attr]
+    first, second = perm_of(before), perm_of(node)
+    if first is None or second is None:
         return False
     node.attributes["perm"] = ir.AttrInt64s("perm", [first[p] for p in second])
     node.replace_input_with(0, before.inputs[0])
-    if not before.outputs[0].uses():
+    if not source.uses() and not source.is_graph_output():
         graph.remove(before, safe=True)
     return True
 
 
-def _reshape(graph: ir.Graph, node: ir.Node) -> bool:
-    """``Transpose(Reshape(x))`` with one axis of any length beside the batch is one Reshape."""
-    shape, perm = known_shape(node.inputs[0]), _perm(node)
-    if shape is None or perm is None or perm[0] != 0 or node.inputs[0] is None:
+def _hoist(graph: ir.Graph, node: ir.Node) -> bool:
+    """Let a Transpose to channels-first rise: above one node, or through Reshapes up to an input."""
+    perm = perm_of(node)
+    if perm is None or not to_first(perm):
         return False
-    longer = [i for i, d in enumerate(shape) if i and d != 1]
-    if len(longer) > 1 or any(shape[i] is None for i in longer):
+    source = node.inputs[0]
+    before = source.producer() if source is not None else None
+    if before is None or before.op_type != "Reshape":
+        return _swap(graph, node) is not None
+    above = before.inputs[0].producer() if before.inputs[0] is not None else None
+    if above is not None and above.op_type == "Transpose" and _swap(graph, node) is not None:
+        return True
+    return _absorb(graph, node, before) or _rise(graph, node)
+
+
+def _absorb(graph: ir.Graph, node: ir.Node, before: ir.Node) -> bool:
+    """``Transpose(Reshape(x))`` is one Reshape where no axis longer than 1 changes places."""
+    start, final = sizes(before.inputs[0]), sizes(node.inputs[0])
+    perm = perm_of(node) or []
+    if start is None or final is None or sole_consumer(before.outputs[0]) is not node:
         return False
-    before = node.inputs[0].producer()
-    if before is None or before.op_type not in ("Reshape", "Flatten") or sole_consumer(node.inputs[0]) is not node:
+    moved = [final[p] for p in perm]
+    target = target_of(moved, start)
+    longer = [p for p in perm if final[p] != 1]
+    if target is None or longer != sorted(longer) or groups(start, moved) is None:
         return False
-    target = np.array([-1, *[shape[p] for p in perm[1:]]], np.int64)
     output = insert(graph, node, "Reshape",
                     [before.inputs[0], add_initializer(graph, target, f"{node.name}__shape")])
     output.shape = node.outputs[0].shape
@@ -101,138 +150,97 @@ def _reshape(graph: ir.Graph, node: ir.Node) -> bool:
     return True
 
 
-REDUCTIONS = frozenset("ReduceMean ReduceMax ReduceMin ReduceSum ReduceProd ReduceL1 ReduceL2".split())
-
-
-def _last_perm(value: ir.Value | None) -> list[int] | None:
-    """The permutation of the Transpose to channels-last that makes ``value``, if one does."""
-    node = value.producer() if value is not None else None
-    if node is None or node.op_type != "Transpose" or node.inputs[0] is None:
-        return None
-    perm = _perm(node)
-    return perm if perm is not None and len(perm) > 2 and perm == [0, *range(2, len(perm)), 1] else None
-
-
-def _sink(graph: ir.Graph, node: ir.Node) -> bool:
-    """Let ``node`` work channels-first on what its Transposes read, and transpose its result instead."""
-    perm = next((p for v in node.inputs if (p := _last_perm(v)) is not None), None)
-    if perm is None or node.domain or len(node.outputs) != 1:
-        return False
-    rank, op = len(perm), node.op_type
-    inverse = [perm.index(i) for i in range(rank)]
-    new: dict[int, ir.Value] = {}
-    attributes: dict[str, ir.Attr] = {}
-
-    def own(place: int, array: Array, role: str) -> None:
-        new[place] = add_initializer(graph, np.ascontiguousarray(array), f"{node.name}__{role}")
-
-    if op in ELEMENTWISE or op in BINARY or op in ("Concat", "Sum", "Softmax", "LogSoftmax"):
-        places = range(1) if op in ELEMENTWISE else range(len(node.inputs))
-        for place in places:
-            value = node.inputs[place]
-            if _last_perm(value) == perm:
-                new[place] = value.producer().inputs[0]  # type: ignore[union-attr,assignment]
-                continue
-            array = constant(value)
-            spread = None if array is None else full_rank(array, rank)
-            if spread is None:
-                return False
-            if spread.size > 1:
-                own(place, np.transpose(spread, inverse), "c")
-            elif array is not None and array.ndim:
-                own(place, array.reshape(()) if op in BINARY else spread, "c")
-        if "axis" in node.attributes or op in ("Softmax", "LogSoftmax"):
-            axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
-            attributes["axis"] = ir.AttrInt64("axis", perm[axis % rank])
-    elif _last_perm(node.inputs[0]) != perm:
-        return False
-    else:
-        new[0] = node.inputs[0].producer().inputs[0]  # type: ignore[union-attr,assignment]
-        if op == "Pad" and (len(node.inputs) < 4 or node.inputs[3] is None):
-            pads = constant(node.inputs[1])
-            if pads is None or pads.size != 2 * rank:
-                return False
-            own(1, np.array([pads[i] for i in inverse] + [pads[rank + i] for i in inverse], pads.dtype), "pads")
-        elif op == "Slice" and len(node.inputs) > 3 and (axes := constant(node.inputs[3])) is not None:
-            own(3, np.array([perm[int(a) % rank] for a in axes.reshape(-1)], axes.dtype), "axes")
-        elif op == "Slice" and len(node.inputs) == 3 and (starts := constant(node.inputs[1])) is not None:
-            node.resize_inputs(4)
-            own(3, np.array(perm[: starts.size], np.int64), "axes")
-        elif op in REDUCTIONS and ("keepdims" not in node.attributes or node.attributes["keepdims"].as_int()):
-            old = axes_of(node)
-            if old is None:
-                return False
-            if "axes" in node.attributes:
-                attributes["axes"] = ir.AttrInt64s("axes", [perm[a % rank] for a in old])
-            else:
-                own(1, np.array([perm[a % rank] for a in old], np.int64), "axes")
-        else:
+def _rise(graph: ir.Graph, node: ir.Node) -> bool:
+    """Take ``node`` all the way up to an input of the model, or leave it where it is."""
+    value = node.inputs[0]
+    while value is not None and value.producer() is not None:
+        above = value.producer()
+        place = None if above is None else _place(above)
+        if above is None or place is None or len(value.uses()) != 1 or value.is_graph_output():
             return False
-    for place, value in new.items():
-        node.replace_input_with(place, value)
-    node.attributes.update(attributes)
-    output = node.outputs[0]
-    shape = output.shape
-    result = ir.node("Transpose", [output], attributes={"perm": perm}, name=f"{node.name}/layout")
-    moved = result.outputs[0]
-    moved.name, moved.dtype, moved.shape = f"{node.name}/layout:{id(moved)}", output.dtype, shape
-    graph.insert_after(node, result)
-    uses = [(u.node, u.idx) for u in output.uses() if u.node is not result]
-    for reader, place in uses:
-        reader.replace_input_with(place, moved)
-    for i, leaving in enumerate(graph.outputs):
-        if leaving is output:
-            name = output.name
-            graph.outputs[i] = moved
-            output.name, moved.name = f"{name}__first", name
-    output.shape = None if shape is None else ir.Shape([shape[i] for i in inverse])
-    return True
+        value = above.inputs[place]
+    if value is None or not value.is_graph_input():
+        return False
+    moved = False
+    risen: ir.Node | None = node
+    while risen is not None and (risen := _swap(graph, risen)) is not None:
+        moved = True
+    return moved
 
 
-def _hoist(graph: ir.Graph, node: ir.Node) -> bool:
-    """Swap a Transpose with the element-wise node or Pad before it."""
-    source, perm = node.inputs[0], _perm(node)
+def _place(before: ir.Node) -> int | None:
+    """The input of ``before`` above which a Transpose can rise, if there is one."""
+    if before.op_type in ELEMENTWISE:
+        return 0
+    if before.op_type in BINARY and len(before.inputs) == 2:
+        known = [constant(v) is not None for v in before.inputs]
+        return known.index(False) if known[0] != known[1] else None
+    if before.op_type == "Pad" and (len(before.inputs) < 4 or before.inputs[3] is None):
+        return 0 if constant(before.inputs[1]) is not None else None
+    if before.op_type == "Slice" and len(before.inputs) > 3:
+        return 0 if constant(before.inputs[3]) is not None else None
+    if before.op_type == "Resize" and len(before.inputs) == 3 and before.inputs[1] is None:
+        return 0 if constant(before.inputs[2]) is not None else None
+    return 0 if before.op_type == "Reshape" and constant(before.inputs[1]) is not None else None
+
+
+def _swap(graph: ir.Graph, node: ir.Node) -> ir.Node | None:
+    """Swap a Transpose with the node before it; the Transpose in its new place, or None."""
+    source, perm = node.inputs[0], perm_of(node)
     before = source.producer() if source is not None else None
     if source is None or before is None or perm is None or sole_consumer(source) is not node:
-        return False
+        return None
+    place = _place(before)
+    inner = None if place is None else before.inputs[place]
+    if place is None or inner is None:
+        return None
     rank = len(perm)
-    if rank < 4 or perm != [0, rank - 1, *range(1, rank - 1)]:
-        return False
-    if before.op_type in ELEMENTWISE:
-        place = 0
-    elif before.op_type in BINARY and len(before.inputs) == 2:
-        arrays = [constant(v) for v in before.inputs]
-        if (arrays[0] is None) == (arrays[1] is None):
-            return False
-        place = 0 if arrays[1] is not None else 1
-        array = arrays[1 - place]
+    if before.op_type == "Reshape":
+        start, final = sizes(inner), sizes(source)
+        # The Reshape backwards, from the transposed result to its source.
+        found = None if start is None or final is None else swap(
+            [final[p] for p in perm], inverse_of(perm), start)
+        if found is None or start is None or final is None:
+            return None
+        risen_perm = inverse_of(found[1])
+        target = target_of([final[p] for p in perm], [start[p] for p in risen_perm])
+        if target is None:
+            return None
+        perm = risen_perm
+        before.replace_input_with(1, add_initializer(graph, target, f"{before.name}__shape"))
+    elif before.op_type in BINARY:
+        if inner.shape is None or len(inner.shape) != rank:
+            return None
+        array = constant(before.inputs[1 - place])
         spread = None if array is None else full_rank(array, rank)
-        shape = known_shape(before.inputs[place])
-        if spread is None or shape is None or len(shape) != rank:
-            return False
-        if array is not None and array.size > 1:
-            moved = np.transpose(spread, perm)
-            other = before.inputs[1 - place]
-            before.replace_input_with(1 - place, add_initializer(graph, moved, other.name or "c"))  # type: ignore[union-attr]
-    elif before.op_type == "Pad" and (len(before.inputs) < 4 or before.inputs[3] is None):
-        place = 0
+        if array is None or spread is None:
+            return None
+        if array.size > 1:
+            moved = np.ascontiguousarray(np.transpose(spread, perm))
+            before.replace_input_with(1 - place, add_initializer(graph, moved, f"{before.name}__c"))
+    elif before.op_type == "Pad":
         pads = constant(before.inputs[1])
         if pads is None or pads.size != 2 * rank:
-            return False
+            return None
         moved = np.array([pads[p] for p in perm] + [pads[rank + p] for p in perm], pads.dtype)
         before.replace_input_with(1, add_initializer(graph, moved, f"{before.name}__pads"))
-    else:
-        return False
-    inner = before.inputs[place]
-    if inner is None:
-        return False
-    shape = known_shape(inner)
-    moved_input = insert(graph, before, "Transpose", [inner], {"perm": perm})
-    moved_input.dtype = inner.dtype
-    moved_input.producer().name = node.name  # type: ignore[union-attr]
-    if shape is not None and inner.shape is not None:
-        moved_input.shape = ir.Shape([inner.shape[p] for p in perm])
-    before.replace_input_with(place, moved_input)
+    elif before.op_type == "Slice":
+        axes = constant(before.inputs[3])
+        assert axes is not None
+        moved = np.array([perm.index(int(a) % rank) for a in axes.reshape(-1)], axes.dtype)
+        before.replace_input_with(3, add_initializer(graph, moved, f"{before.name}__axes"))
+    elif before.op_type == "Resize":
+        scales = constant(before.inputs[2])
+        assert scales is not None
+        moved = scales.reshape(-1)[perm]
+        before.replace_input_with(2, add_initializer(graph, moved, f"{before.name}__scales"))
+    risen = insert(graph, before, "Transpose", [inner], {"perm": perm})
+    made = risen.producer()
+    assert made is not None
+    risen.type, made.name = inner.type, node.name
+    if inner.shape is not None:
+        risen.shape = ir.Shape([inner.shape[p] for p in perm])
+    before.replace_input_with(place, risen)
     before.outputs[0].shape = node.outputs[0].shape
     bypass(graph, node, before.outputs[0])
-    return True
+    return made

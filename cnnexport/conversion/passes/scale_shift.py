@@ -1,0 +1,95 @@
+"""Join per-channel arithmetic that no convolution before it takes in: one BatchNormalization.
+
+What is left of a normalisation before a convolution, behind a sum or a concatenation is a Mul and an Add by
+constants. As one BatchNormalization it is one walk over memory, and ONNX Runtime keeps its blocked layout
+between the convolutions around it, which loose Mul and Add would break.
+
+Never changes: a single operation; constants that vary along another axis than the channels; float16, for
+which ONNX Runtime has no BatchNormalization on CPUs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from cnnexport.conversion.passes.rewriting import (
+    Array,
+    add_initializer,
+    bypass,
+    constant,
+    full_rank,
+    insert,
+    sole_consumer,
+)
+
+
+class JoinScaleAndShift(ir.passes.InPlacePass):
+    """See the module."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        modified = False
+        for node in list(graph):
+            modified = (node.graph is not None and _join(graph, node)) or modified
+        return ir.passes.PassResult(model, modified)
+
+
+def _join(graph: ir.Graph, first: ir.Node) -> bool:
+    step = _step(first)
+    if step is None:
+        return False
+    source, channels = step[0], _channels(first)
+    scale, shift = np.ones(channels), np.zeros(channels)
+    node, chain = first, [first]
+    while True:
+        scale, shift = scale * step[1], shift * step[1] + step[2]
+        after = sole_consumer(node.outputs[0])
+        following = None if after is None else _step(after)
+        if after is None or following is None or following[0] is not node.outputs[0]:
+            break
+        node, step = after, following
+        chain.append(node)
+    if len(chain) < 2 or source.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
+        return False
+    kind = source.dtype.numpy()
+    arrays = [scale, shift, np.zeros(channels), np.ones(channels)]
+    inputs = [add_initializer(graph, a.astype(kind), f"{first.name}__{i}") for i, a in enumerate(arrays)]
+    output = insert(graph, node, "BatchNormalization", [source, *inputs], {"epsilon": 0.0})
+    output.shape = node.outputs[0].shape
+    made = output.producer()
+    assert made is not None
+    made.name = first.name
+    bypass(graph, node, output)
+    for left in reversed(chain[:-1]):
+        graph.remove(left, safe=True)
+    return True
+
+
+def _channels(node: ir.Node) -> int:
+    shape = node.outputs[0].shape
+    size = shape[1] if shape is not None and len(shape) > 1 else None
+    return size if isinstance(size, int) else 0
+
+
+def _step(node: ir.Node) -> tuple[ir.Value, Array, Array] | None:
+    """(x, s, t) where ``node`` computes x * s + t with one s and t a channel, or one for all."""
+    if node.op_type not in ("Add", "Sub", "Mul", "Div") or node.domain or not _channels(node):
+        return None
+    known = [constant(v) for v in node.inputs]
+    place = 0 if known[1] is not None else 1
+    source, array, shape = node.inputs[place], known[1 - place], node.outputs[0].shape
+    if source is None or array is None or known[place] is not None or shape is None or source.shape != shape:
+        return None
+    spread = full_rank(array, len(shape))
+    if spread is None or any(d != 1 for i, d in enumerate(spread.shape) if i != 1):
+        return None
+    values = spread.reshape(-1).astype(np.float64)
+    one, zero = np.ones(1), np.zeros(1)
+    if node.op_type == "Add":
+        return source, one, values
+    if node.op_type == "Mul":
+        return source, values, zero
+    if node.op_type == "Sub":
+        return (source, one, -values) if place == 0 else (source, -one, values)
+    return (source, 1 / values, zero) if place == 0 else None
