@@ -25,6 +25,7 @@ MEMORY_SHARE = 0.8
 
 _POLL_SECONDS = 0.05
 _TREE_POLLS = 20
+_LOG_LINES = 30
 _OUT_OF_MEMORY = (
     "MemoryError", "bad_alloc", "Cannot allocate memory", "ResourceExhausted", "RESOURCE_EXHAUSTED")
 
@@ -56,7 +57,8 @@ clock = ChildClock("child_clock")
 class Ended:
     """How a child ended (``ok``, ``out of memory``, ``out of time`` or ``failed: REASON``) and what it told.
 
-    ``seen_bytes`` is the most memory seen from outside, ``wall_seconds`` the whole life of the process.
+    ``seen_bytes`` is the most memory seen from outside, ``wall_seconds`` the whole life of the process,
+    ``log`` the end of its standard error unless it ended well.
     """
 
     status: str
@@ -64,6 +66,7 @@ class Ended:
     events: dict[str, dict[str, Any]]
     seen_bytes: int
     wall_seconds: float
+    log: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class Run:
     facts: dict[str, Any]
     sha256: str = ""
     parity: dict[str, Any] | None = None
+    log: str = ""
 
     @property
     def seconds(self) -> float:
@@ -128,7 +132,7 @@ def run_contender(contender: str, name: str, folder: Path, memory_limit: int) ->
     return Run(
         contender, name, ended.status, ended.detail, ended.seen_bytes, ended.wall_seconds,
         folder / "model.onnx", ended.events.get("converted", {}), compared.get("sha256", ""),
-        compared.get("parity"))
+        compared.get("parity"), ended.log)
 
 
 def run_child(arguments: Sequence[str | Path], folder: Path, memory_limit: int) -> Ended:
@@ -148,12 +152,14 @@ def run_child(arguments: Sequence[str | Path], folder: Path, memory_limit: int) 
             facts = json.loads(line)
             events[facts.pop("event")] = facts
     wall = time.monotonic() - start
-    status, detail = verdict or _verdict(child.returncode, err.read_text(encoding="utf-8", errors="replace"))
+    log = err.read_text(encoding="utf-8", errors="replace")
+    status, detail = verdict or _verdict(child.returncode, log)
     if status != OK:
         last = next(reversed(events), "")
         stage = {"built": "converting", "converted": "comparing with Keras"}.get(last, "building")
         detail = f"{detail} while {stage}, after {wall:.0f} s"
-    return Ended(status, detail, events, seen, wall)
+    tail = "" if status == OK else "\n".join(log.splitlines()[-_LOG_LINES:])
+    return Ended(status, detail, events, seen, wall, tail)
 
 
 def _watch(child: subprocess.Popen[bytes], memory_limit: int) -> tuple[tuple[str, str] | None, int]:

@@ -20,10 +20,14 @@ class NotDone(Exception):
     """A contender that ran out of memory or time: nothing to time, and nothing that broke."""
 
 
+class Broken(Exception):
+    """A contender that failed for another reason, or whose file does not compute what Keras computes."""
+
+
 def convert(results: Results, files: Path, contender: str, name: str) -> Run:
     """One more conversion, recorded.
 
-    Raises NotDone without memory or time, AssertionError where the contender or its file is wrong.
+    Raises NotDone without memory or time, Broken where the contender or its file is wrong.
     """
     runs = results.conversions.setdefault((contender, name), [])
     folder = files / f"{name}-{contender}-{len(runs)}"
@@ -34,9 +38,10 @@ def convert(results: Results, files: Path, contender: str, name: str) -> Run:
     if run.status in (OUT_OF_MEMORY, OUT_OF_TIME):
         run.path.unlink(missing_ok=True)
         raise NotDone(f"{contender} on {name}: {run.status}, {run.detail}")
-    assert run.status == OK, f"{contender} on {name} {run.status} ({run.detail})"
-    agrees = bool(run.parity and run.parity["passed"])
-    assert agrees, f"{contender} on {name}: outputs differ from Keras': {run.parity}"
+    if run.status != OK:
+        raise Broken(f"{contender} on {name} {run.status} ({run.detail})\n{run.log}")
+    if not (run.parity and run.parity["passed"]):
+        raise Broken(f"{contender} on {name}: outputs differ from Keras': {run.parity}")
     return run
 
 

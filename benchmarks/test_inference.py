@@ -13,7 +13,7 @@ from benchmarks.conftest import usable_cores
 from benchmarks.contender import CONTENDERS, SEED, sha256
 from benchmarks.processes import HERE, OK, OUT_OF_MEMORY, OUT_OF_TIME, clock, replay, run_child
 from benchmarks.targets import INFERRED, PEERS, Inference, Results
-from benchmarks.test_conversion import NotDone, convert
+from benchmarks.test_conversion import Broken, NotDone, convert
 
 ROUNDS = {"lenet5": 400, "resnet50": 100, "vgg16": 30}
 WARMUP = 3
@@ -27,10 +27,11 @@ def file_of(results: Results, files: Path, contender: str, name: str) -> tuple[P
     run = known[0] if known else convert(results, files, contender, name)
     if run.status in (OUT_OF_MEMORY, OUT_OF_TIME):
         raise NotDone(f"{contender} has no file: {run.status}, {run.detail}")
-    assert run.status == OK, f"{contender} has no file: {run.status}"
+    if run.status != OK:
+        raise Broken(f"{contender} has no file: {run.status}")
     # No time without a passing comparison of this very file.
-    agrees = bool(run.parity and run.parity["passed"]) and sha256(run.path) == run.sha256
-    assert agrees, f"{contender}'s file has no passing comparison with Keras"
+    if not (run.parity and run.parity["passed"]) or sha256(run.path) != run.sha256:
+        raise Broken(f"{contender}'s file has no passing comparison with Keras")
     return run.path, run.sha256
 
 
@@ -48,8 +49,8 @@ def measure(results: Results, files: Path, name: str) -> Inference:
             found[contender] = file_of(results, files, contender, name)
         except NotDone as reason:
             missing[contender] = str(reason)
-        except AssertionError as reason:
-            wrong[contender] = str(reason)
+        except Broken as reason:
+            wrong[contender] = str(reason).splitlines()[0]
     hashes = {contender: digest for contender, (_, digest) in found.items()}
     measured = Inference({}, missing, wrong, 0, usable_cores(), hashes)
     if "cnnexport" in found and len(found) > 1:
@@ -64,7 +65,8 @@ def measure(results: Results, files: Path, name: str) -> Inference:
             "seed": SEED,
         }), encoding="utf-8")
         ended = run_child([HERE / "pairs.py", folder], folder, results.memory_limit)
-        assert ended.status == OK, f"running the files of {name} {ended.status} ({ended.detail})"
+        if ended.status != OK:
+            raise Broken(f"running the files of {name} {ended.status} ({ended.detail})\n{ended.log}")
         timed = ended.events["timed"]
         measured = Inference(timed["times"], missing, wrong, timed["calls"], measured.threads, hashes)
     results.inference[name] = measured
@@ -84,7 +86,8 @@ def test_inference(
     benchmark: Any, results: Results, files: Path, surroundings: dict[str, Any], name: str, contender: str
 ) -> None:
     measured = measure(results, files, name)
-    assert contender not in measured.wrong, measured.wrong[contender]
+    if contender in measured.wrong:
+        pytest.fail(measured.wrong[contender], pytrace=False)
     if contender in measured.missing:
         pytest.skip(measured.missing[contender])
     if contender not in measured.times:

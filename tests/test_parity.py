@@ -91,7 +91,8 @@ def _softmax_model(path: Path, scale: float) -> None:
     from onnx import TensorProto, helper, numpy_helper
 
     graph = helper.make_graph(
-        [helper.make_node("Mul", ["input", "scale"], ["inner"]), helper.make_node("Softmax", ["inner"], ["probabilities"])],
+        [helper.make_node("Mul", ["input", "scale"], ["inner"]),
+         helper.make_node("Softmax", ["inner"], ["probabilities"])],
         "g",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 4])],
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", 4])],
@@ -111,12 +112,12 @@ def test_logits_inside_the_file_are_compared(tmp_path: Path) -> None:
     assert parity.logits_tensors(ir.load(path), [None]) == [None]
     ports = [Port("input", (None, 4), "float32")], [Port("probabilities", (None, 4), "float32")]
 
-    def run(arrays: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
-        (x,) = arrays
-        e = np.exp(x)
-        return [e / e.sum(-1, keepdims=True)], [x + shift]
-
     for shift, passed in ((np.float32(0), True), (np.float32(0.5), False)):
+        def run(arrays: list[np.ndarray], shift: np.float32 = shift) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
+            (x,) = arrays
+            e = np.exp(x)
+            return [e / e.sum(-1, keepdims=True)], [x + shift]
+
         references = parity.references(run, ports[0])
         results = parity.check(path, references, *ports, logits=tensors)
         assert all(r.passed for r in results) is passed

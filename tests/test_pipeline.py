@@ -380,7 +380,7 @@ def test_a_layer_without_onnx_operators_is_named(cnnexport: Any, tmp_path: Path)
             return tf.linalg.expm(tf.reshape(x, (-1, 2, 2)))
 
     model = keras.Sequential([keras.Input((4,)), Odd(name="odd")])
-    with pytest.raises(InputError, match="'odd'.*cannot be converted"):
+    with pytest.raises(InputError, match=r"'odd'.*cannot be converted"):
         package.convert(model, output=tmp_path / "b")
     assert not (tmp_path / "b").exists()
 
@@ -420,6 +420,7 @@ def test_half_precision(tmp_path: Path) -> None:
     policy = keras.DTypePolicy("mixed_float16")
     model = keras.Sequential([
         keras.Input((16, 16, 3)), keras.layers.Conv2D(8, 3, bias_initializer="normal", dtype=policy),
-        keras.layers.GlobalAveragePooling2D(dtype=policy), keras.layers.Dense(4, activation="softmax", dtype="float32")])
+        keras.layers.GlobalAveragePooling2D(dtype=policy),
+        keras.layers.Dense(4, activation="softmax", dtype="float32")])
     made = package.convert(model, output=tmp_path / "b")
     assert made.parity["tolerance"]["precision"] == "float16"

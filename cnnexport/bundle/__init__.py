@@ -56,13 +56,15 @@ def staging(target: Path) -> Iterator[Path]:
         OutputError: the place cannot be written, or is full, at the start or inside the block.
     """
     folder = target.parent / f".{target.name}.partial-{os.getpid()}"
+    # One block from the first write on: an interrupt between any two lines still clears up.
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-    except OSError as error:
-        raise OutputError(f"{target.parent} cannot be written ({error.strerror}); give another --output") from error
-    try:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        except OSError as error:
+            reason = error.strerror
+            raise OutputError(f"{target.parent} cannot be written ({reason}); give another --output") from error
         yield folder
     except OSError as error:
         if not _concerns(error, folder):

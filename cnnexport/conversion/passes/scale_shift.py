@@ -4,8 +4,8 @@ What is left of a normalisation before a convolution, behind a sum or a concaten
 constants. As one BatchNormalization it is one walk over memory, and ONNX Runtime keeps its blocked layout
 between the convolutions around it, which loose Mul and Add would break.
 
-Never changes: a single operation; constants that vary along another axis than the channels; float16, for
-which ONNX Runtime has no BatchNormalization on CPUs.
+Never changes: a single operation; numbers that are the same for all channels (a Rescaling); constants that
+vary along another axis than the channels; float16, for which ONNX Runtime has no BatchNormalization on CPUs.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def _join(graph: ir.Graph, first: ir.Node) -> bool:
             break
         node, step = after, following
         chain.append(node)
-    if len(chain) < 2 or source.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
+    if len(chain) < 2 or (np.ptp(scale) == 0 and np.ptp(shift) == 0):
+        return False
+    if source.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
         return False
     kind = source.dtype.numpy()
     arrays = [scale, shift, np.zeros(channels), np.ones(channels)]

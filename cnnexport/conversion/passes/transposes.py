@@ -66,7 +66,8 @@ class SettleTransposes(ir.passes.InPlacePass):
 class TransposesOfOnes(ir.passes.InPlacePass):
     """Write a Transpose that moves only axes of length 1 as a Reshape.
 
-    Never changes: a Transpose of other axes, or of sizes that are not known.
+    Never changes: a Transpose of other axes, or of sizes that are not known; one at an input or output, where
+    it says that the layout changes, whatever the sizes.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -75,7 +76,7 @@ class TransposesOfOnes(ir.passes.InPlacePass):
         for node in list(graph):
             perm = perm_of(node)
             source = sizes(node.inputs[0]) if node.op_type == "Transpose" else None
-            if perm is None or source is None:
+            if perm is None or source is None or node.inputs[0] in graph.inputs or node.outputs[0].is_graph_output():
                 continue
             moved = [source[p] for p in perm]
             target = target_of(moved, source)
