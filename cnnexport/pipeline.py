@@ -206,7 +206,8 @@ def _convert(
         precision=_precision(converted.model),
         opset=converted.model.graph.opset_imports[""],
         ir_version=converted.model.ir_version or 0,
-        parameters=model.count_params(),
+        # A SavedModel counts no Keras weights: the initializers are all there is.
+        parameters=model.count_params() or _elements(converted.model),
         macs=count_macs(skeleton(converted.model))[0],
         provenance=source.provenance,
         value_range=source.value_range,
@@ -471,6 +472,12 @@ def _numpy(tensor: Any) -> Any:
 
     array = keras.ops.convert_to_numpy(tensor)
     return array.astype("float32") if array.dtype.name == "bfloat16" else array
+
+
+def _elements(model: Any) -> int:
+    """Elements of the floating-point initializers of an ONNX graph."""
+    values = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
+    return sum(math.prod(v.shape.numpy()) for v in values if v.dtype.is_floating_point() and v.size > 1)
 
 
 def _precision(model: Any) -> str:

@@ -113,7 +113,7 @@ def test_logits_inside_the_file_are_compared(tmp_path: Path) -> None:
     ports = [Port("input", (None, 4), "float32")], [Port("probabilities", (None, 4), "float32")]
 
     for shift, passed in ((np.float32(0), True), (np.float32(0.5), False)):
-        def run(arrays: list[np.ndarray], shift: np.float32 = shift) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
+        def run(arrays: list[np.ndarray], shift: np.float32 = shift) -> tuple[list[np.ndarray], list[np.ndarray]]:
             (x,) = arrays
             e = np.exp(x)
             return [e / e.sum(-1, keepdims=True)], [x + shift]
