@@ -475,9 +475,9 @@ def _numpy(tensor: Any) -> Any:
 
 
 def _elements(model: Any) -> int:
-    """Elements of the floating-point initializers of an ONNX graph."""
+    """Elements of the floating-point initializers of an ONNX graph, lone numbers aside."""
     values = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
-    return sum(math.prod(v.shape.numpy()) for v in values if v.dtype.is_floating_point() and v.size > 1)
+    return sum(math.prod(v.shape.numpy()) for v in values if v.dtype.is_floating_point() and len(v.shape))
 
 
 def _precision(model: Any) -> str:
