@@ -221,9 +221,15 @@ def _prove(written: _Written, folder: Path, seed: int) -> dict[str, Any]:
     from cnnexport import parity
     from cnnexport.bundle.manifest import versions
 
-    results = parity.check(
-        folder / "model.onnx", written.references, written.inputs, written.outputs, logits=written.logits,
-        precision=written.precision)
+    try:
+        results = parity.check(
+            folder / "model.onnx", written.references, written.inputs, written.outputs, logits=written.logits,
+            precision=written.precision)
+    except InputError as error:
+        if "Unsupported model IR version" in str(error) or "is under development" in str(error):
+            raise InputError(f"the ONNX Runtime installed here does not load opset {written.opset} yet, so the model "
+                             "cannot be proven; use a lower --opset") from error
+        raise
     record = parity.record(
         results, sha256=written.files[0].sha256, versions=versions(), seed=seed, precision=written.precision)
     bundle.write_json(folder / bundle.PARITY, record)

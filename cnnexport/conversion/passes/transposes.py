@@ -76,7 +76,10 @@ class TransposesOfOnes(ir.passes.InPlacePass):
         for node in list(graph):
             perm = perm_of(node)
             source = sizes(node.inputs[0]) if node.op_type == "Transpose" else None
-            if perm is None or source is None or node.inputs[0] in graph.inputs or node.outputs[0].is_graph_output():
+            if perm is None or source is None:
+                continue
+            at_port = node.inputs[0] in graph.inputs or node.outputs[0].is_graph_output()
+            if at_port and perm != sorted(perm):
                 continue
             moved = [source[p] for p in perm]
             target = target_of(moved, source)
