@@ -226,7 +226,8 @@ def _prove(written: _Written, folder: Path, seed: int) -> dict[str, Any]:
             folder / "model.onnx", written.references, written.inputs, written.outputs, logits=written.logits,
             precision=written.precision)
     except InputError as error:
-        if "Unsupported model IR version" in str(error) or "is under development" in str(error):
+        reason = f"{error} {error.__cause__}"
+        if "Unsupported model IR version" in reason or "is under development" in reason:
             raise InputError(f"the ONNX Runtime installed here does not load opset {written.opset} yet, so the model "
                              "cannot be proven; use a lower --opset") from error
         raise
