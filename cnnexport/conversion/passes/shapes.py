@@ -46,7 +46,9 @@ class InferShapes(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         open_dims = {str(d) for v in graph.inputs for d in v.shape or () if not isinstance(d, int)}
-        probes = [_probe(model, batch, space) for batch, space in (PROBES if open_dims else PROBES[:1])]
+        # Two tell the batch from every number; only further open sizes need a third.
+        wanted = PROBES if open_dims - {BATCH} else PROBES[::2] if open_dims else PROBES[:1]
+        probes = [_probe(model, batch, space) for batch, space in wanted]
         modified = False
         names: dict[tuple[int, ...], str] = {}
         for n, sizes_of in enumerate(zip(*(p.opened for p in probes))):
