@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cnnexport import __version__
-from cnnexport.errors import INTERRUPTED, CnnexportError, ProviderError
+from cnnexport.errors import INTERRUPTED, ProviderError, describe
 
 _EPILOG = """
 \b
@@ -51,7 +52,9 @@ def cli() -> None:
 
 
 @cli.command(epilog=_EPILOG)
-@click.argument("target")
+@click.argument("target", required=False)
+@click.option("--all", "every", is_flag=True,
+              help="Convert every registered architecture, each to a folder in DIR; a failure does not stop the rest.")
 @click.option("--weights", metavar="random|imagenet|PATH",
               help="random (seeded, untrained; the default of an architecture), imagenet, or a Keras weights or "
                    "model file. A model file keeps its own weights unless this is given.")
@@ -63,13 +66,14 @@ def cli() -> None:
 @click.option("--no-top", is_flag=True, help="Leave the classifier out; the output is features.")
 @click.option("--pooling", type=click.Choice(["none", "avg", "max"]), default="none", show_default=True,
               help="Global pooling, with --no-top.")
+@click.option("--no-groups", is_flag=True, help="Join grouped convolutions (alexnet).")
 @click.option("--logits", is_flag=True, help="Leave the final softmax (or other activation) out.")
 @click.option("--layout", type=click.Choice(["nhwc", "nchw"]), default="nhwc", show_default=True,
               help="Layout of the ONNX input.")
 @click.option("--batch", callback=_batch, metavar="dynamic|N", default="dynamic", show_default=True, help="Batch size.")
 @click.option("--opset", type=int, default=18, show_default=True, help="ONNX operator set.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR",
-              help="Folder of the bundle.  [default: exported/NAME]")
+              help="Folder of the bundle.  [default: exported/NAME; with --all, exported]")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 @click.option("--custom-objects", type=click.Path(path_type=Path), metavar="FILE.py",
               help="Python file that defines the model's own layers; it is run.")
@@ -77,13 +81,15 @@ def cli() -> None:
 @_json_option
 @click.option("--quiet", is_flag=True, help="Neither progress nor summary.")
 def convert(
-    target: str,
+    target: str | None,
+    every: bool,
     weights: str | None,
     seed: int,
     input_shape: tuple[int | None, ...] | None,
     classes: int | None,
     no_top: bool,
     pooling: str,
+    no_groups: bool,
     logits: bool,
     layout: str,
     batch: int | None,
@@ -104,6 +110,19 @@ def convert(
     from cnnexport import pipeline
     from cnnexport.console import Progress, quiet_libraries
 
+    if target is None and not every:
+        raise click.UsageError("Missing argument 'TARGET'.")
+    own = {"TARGET": target is not None, "--custom-objects": custom_objects is not None,
+           "--weights with a file": weights not in (None, "random", "imagenet")}
+    if every and any(own.values()):
+        raise click.UsageError(f"--all converts the registered architectures; leave out "
+                               f"{' and '.join(name for name, given in own.items() if given)}")
+    options: dict[str, Any] = {
+        "weights": weights, "seed": seed, "input_shape": input_shape, "classes": classes, "include_top": not no_top,
+        "pooling": pooling, "groups": not no_groups, "logits": logits, "layout": layout, "batch": batch,
+        "opset": opset, "force": force}
+    outcomes: list[pipeline.Outcome] = []
+    _warn_of_plugins(when=every)
     shown = not quiet and sys.stderr.isatty()
     with quiet_libraries(show_downloads=shown) as stream:
         progress = Progress(stream, quiet=quiet)
@@ -113,16 +132,44 @@ def convert(
                 from cnnexport.models import import_custom_objects
 
                 objects = import_custom_objects(custom_objects)
-            made = pipeline.convert(
-                target, output=output, weights=weights, seed=seed, input_shape=input_shape, classes=classes,
-                include_top=not no_top, pooling=pooling, logits=logits, layout=layout, batch=batch,
-                opset=opset, unsafe_load=unsafe_load, custom_objects=objects, force=force, progress=progress)
+            if every:
+                outcomes.extend(pipeline.convert_all(output=output, progress=progress, **options))
+            else:
+                made = pipeline.convert(target, output=output, unsafe_load=unsafe_load, custom_objects=objects,
+                                        progress=progress, **options)
+        except _Interrupted:
+            done = sum(outcome.bundle is not None for outcome in outcomes)
+            raise _Interrupted(f"the {done} bundles made before are published" if done else "") from None
         finally:
             progress.abandon()
-    if as_json:
+    if every:
+        _report_all(outcomes, as_json=as_json, quiet=quiet)
+    elif as_json:
         _print_json(made.to_dict())
     elif not quiet:
         click.echo(_summary(made))
+
+
+def _report_all(outcomes: Sequence[Any], *, as_json: bool, quiet: bool) -> None:
+    """Print how each conversion ended and exit with the highest code."""
+    from cnnexport.pipeline import format_outcomes
+
+    if as_json:
+        _print_json([outcome.to_dict() for outcome in outcomes])
+    elif not quiet:
+        click.echo(format_outcomes(outcomes))
+    for outcome in outcomes:
+        if outcome.error:
+            click.echo(f"cnnexport: error: {outcome.name}: {outcome.error}", err=True)
+    sys.exit(max((outcome.exit_code for outcome in outcomes), default=0))
+
+
+def _warn_of_plugins(*, when: bool = True) -> None:
+    if when:
+        from cnnexport.architectures import problems
+
+        for problem in problems():
+            click.echo(f"cnnexport: warning: {problem}", err=True)
 
 
 def _summary(made: Any) -> str:
@@ -149,23 +196,43 @@ def _summary(made: Any) -> str:
 @cli.command("list", epilog=_EPILOG)
 @_json_option
 def list_(as_json: bool) -> None:
-    """List the registered architectures."""
+    """List the registered architectures: their figures as built, beside the paper's."""
     from cnnexport.architectures import all_architectures
+    from cnnexport.architectures.show import facts, format_list
 
     specs = all_architectures()
+    _warn_of_plugins()
     if as_json:
-        _print_json([
-            {"name": s.name, "aliases": list(s.aliases), "family": s.family, "depth": s.depth,
-             "parameters": s.parameters, "macs": s.macs, "input_shape": list(s.input_shape), "classes": s.classes,
-             "weights": list(s.weights), "source": s.source} for s in specs])
-        return
-    rows = [("name", "family", "depth", "parameters", "MACs", "input", "weights")]
-    rows += [(s.name, s.family, str(s.depth), f"{s.parameters:,}", f"{s.macs:,}", "x".join(map(str, s.input_shape)),
-              ", ".join(s.weights)) for s in specs]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        cells = [c.rjust(w) if i in (2, 3, 4) else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))]
-        click.echo("  ".join(cells).rstrip())
+        _print_json([facts(spec) for spec in specs])
+    else:
+        click.echo(format_list(specs))
+
+
+@cli.command(epilog=_EPILOG)
+@click.argument("name")
+@click.option("--no-groups", is_flag=True, help="With grouped convolutions joined (alexnet).")
+@_json_option
+def show(name: str, no_groups: bool, as_json: bool) -> None:
+    """Show the layer table of the architecture NAME as its paper prints it, its source and what differs."""
+    from cnnexport import architectures
+    from cnnexport.architectures import show as shows
+
+    spec = architectures.get(name)
+    architectures.check_options(
+        spec, weights="random", include_top=True, input_shape=None, pooling=None, classes=None, groups=not no_groups)
+    if spec.table is not None:
+        rows = spec.table(not no_groups)
+    else:
+        from cnnexport.architectures.table import read
+        from cnnexport.console import quiet_libraries
+
+        with quiet_libraries():
+            rows = read(architectures.plain(spec, groups=not no_groups))
+    shown = shows.show(spec, rows, groups=not no_groups)
+    if as_json:
+        _print_json(shown)
+    else:
+        click.echo(shows.format_show(shown))
 
 
 @cli.command(epilog=_EPILOG)
@@ -207,7 +274,10 @@ def _print_json(value: Any) -> None:
 
 
 class _Interrupted(BaseException):
-    """Ctrl-C or a termination signal. Not KeyboardInterrupt, before which Click prints an empty line."""
+    """Ctrl-C or a termination signal; its text says what is left.
+
+    Not KeyboardInterrupt, before which Click prints an empty line.
+    """
 
 
 def _interrupt(number: int, frame: Any) -> None:
@@ -225,21 +295,15 @@ def main() -> None:
         sys.exit(2)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
-    except CnnexportError as error:
-        _reraise_when_debugging()
-        _fail(str(error), error.exit_code)
-    except (_Interrupted, KeyboardInterrupt, click.Abort):
-        _fail("interrupted; nothing was published", INTERRUPTED)
+    except (_Interrupted, KeyboardInterrupt, click.Abort) as error:
+        _fail(f"interrupted; {str(error) or 'nothing was published'}", INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output went away (`cnnexport list | head`).
         sys.stderr.close()
         sys.exit(0)
-    except MemoryError:
-        _reraise_when_debugging()
-        _fail("the machine's memory does not hold this model; try a smaller one, or a machine with more", 1)
     except Exception as error:
         _reraise_when_debugging()
-        _fail(f"unexpected {type(error).__name__}: {error}; run again with CNNEXPORT_DEBUG=1 and report it", 1)
+        _fail(*describe(error))
     sys.exit(code if isinstance(code, int) else 0)
 
 

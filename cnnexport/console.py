@@ -68,6 +68,13 @@ class Progress:
         if self.shown:
             print(f"{step:<8} ...", end="", file=self._stream, flush=True)
 
+    def heading(self, text: str) -> None:
+        """Print a line above the steps that follow, and start their seconds anew."""
+        self.finish()
+        self.seconds = {}
+        if self.shown:
+            print(text, file=self._stream, flush=True)
+
     def finish(self) -> None:
         """End the step under way."""
         if self._step is None:

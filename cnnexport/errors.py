@@ -18,6 +18,15 @@ INTERRUPTED = 130
 """The exit code after an interrupt (Ctrl-C or a termination signal)."""
 
 
+def describe(error: Exception) -> tuple[str, int]:
+    """The one line to print for any error, and its exit code."""
+    if isinstance(error, CnnexportError):
+        return str(error), error.exit_code
+    if isinstance(error, MemoryError):
+        return "the machine's memory does not hold this model; try a smaller one, or a machine with more", 1
+    return f"unexpected {type(error).__name__}: {error}; run again with CNNEXPORT_DEBUG=1 and report it", 1
+
+
 class CnnexportError(Exception):
     """Base of all errors meant for the user; ``str(error)`` is the one line to print."""
 

@@ -64,6 +64,8 @@ def load_model(path: Path, *, unsafe_load: bool = False, custom_objects: Mapping
     config, version = _zip_config(path) if kind == "zip" else _h5_config(path)
     import keras
 
+    from cnnexport.architectures import layers as layers  # registers our own layers by importing them
+
     try:
         _check_code(path, config, objects, unsafe_load)
         if version.split(".")[0] in ("1", "2"):

@@ -6,7 +6,8 @@ import gc
 import io
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cnnexport import bundle
 from cnnexport.architectures.spec import Architecture, Preprocessing
 from cnnexport.console import Progress
-from cnnexport.errors import InputError, ParityError, UsageError
+from cnnexport.errors import InputError, ParityError, UsageError, describe
 
 if TYPE_CHECKING:
     from cnnexport.conversion import Port
@@ -70,6 +71,7 @@ def convert(
     classes: int | None = None,
     include_top: bool = True,
     pooling: str | None = None,
+    groups: bool = True,
     logits: bool = False,
     layout: str = "nhwc",
     batch: int | None = None,
@@ -86,8 +88,9 @@ def convert(
     ``.hdf5``, SavedModel folder) or a Keras model. ``weights`` is "random" (seeded; the default of a
     registered architecture), "imagenet" or a Keras weights or model file; a model file keeps its own unless
     others are given. ``input_shape`` is (height, width, channels). ``include_top``, ``pooling``, ``classes``
-    and ``input_tensor`` have keras.applications' meaning and belong to registered architectures. ``logits``
-    leaves the final activation out; ``layout`` ("nhwc", "nchw") is that of the ONNX input; ``batch`` fixes
+    and ``input_tensor`` have keras.applications' meaning and belong to registered architectures;
+    ``groups=False`` joins the grouped convolutions of one that has them. ``logits`` leaves the final
+    activation out; ``layout`` ("nhwc", "nchw") is that of the ONNX input; ``batch`` fixes
     the batch size (None: dynamic). ``output`` defaults to ``exported/NAME``; ``force`` replaces a bundle
     there. ``unsafe_load`` lets a model file run code stored in it.
 
@@ -109,9 +112,10 @@ def convert(
             raise UsageError("logits applies only with the top; leave out --no-top or --logits")
         architectures.check_options(
             spec, weights=origin, include_top=include_top, input_shape=input_shape, pooling=pooling,
-            classes=classes)
+            classes=classes, groups=groups)
     else:
-        _check_own(weights, include_top=include_top, pooling=pooling, classes=classes, input_tensor=input_tensor)
+        _check_own(weights, include_top=include_top, pooling=pooling, classes=classes, groups=groups,
+                   input_tensor=input_tensor)
     name = spec.name if spec is not None else _name(path.name if path is not None else target.name)
     place = Path(output) if output is not None else EXPORTED / name
     bundle.refuse_existing(place, force=force)
@@ -119,15 +123,15 @@ def convert(
     options = {
         "weights": Path(weights).name if weights else "random" if spec is not None else "own", "seed": seed,
         "input_shape": None if input_shape is None else list(input_shape), "classes": classes,
-        "include_top": include_top, "pooling": pooling, "logits": logits, "layout": layout, "batch": batch,
-        "opset": opset,
+        "include_top": include_top, "pooling": pooling, "groups": groups, "logits": logits, "layout": layout,
+        "batch": batch, "opset": opset,
     }
 
     def source() -> _Source:
         if spec is not None:
             return _build(
                 spec, weights or "random", seed=seed, input_shape=input_shape, classes=classes,
-                include_top=include_top, pooling=pooling, logits=logits, input_tensor=input_tensor,
+                include_top=include_top, pooling=pooling, groups=groups, logits=logits, input_tensor=input_tensor,
                 unsafe_load=unsafe_load)
         return _load(target, path, weights, seed=seed, unsafe_load=unsafe_load, custom_objects=custom_objects)
 
@@ -144,6 +148,69 @@ def convert(
         bundle.publish(folder, place)
     steps.finish()
     return Bundle(place, manifest, parity, dict(steps.seconds))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the conversion of one architecture ended: the bundle, or the error's line and exit code."""
+
+    name: str
+    exit_code: int
+    error: str | None = None
+    bundle: Bundle | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The outcome as JSON-ready values; those of the bundle beside it."""
+        facts = {"name": self.name, "exit_code": self.exit_code, "error": self.error}
+        return facts | (self.bundle.to_dict() if self.bundle else {})
+
+
+def convert_all(
+    *, output: str | Path | None = None, progress: Progress | None = None, **options: Any
+) -> Iterator[Outcome]:
+    """Convert every registered architecture with the same ``options`` (of ``convert``), one after the other.
+
+    Bundles go to ``output/NAME`` (default ``exported/NAME``). An architecture that fails does not stop the
+    rest. Each outcome is yielded as soon as it is known.
+    """
+    from cnnexport import architectures
+
+    steps = progress or Progress(io.StringIO(), quiet=True)
+    specs = architectures.all_architectures()
+    for index, spec in enumerate(specs, 1):
+        steps.heading(f"{spec.name} ({index} of {len(specs)})")
+        place = Path(output or EXPORTED) / spec.name
+        try:
+            made = convert(spec.name, output=place, progress=steps, **options)
+        except Exception as error:
+            steps.abandon()
+            message, code = describe(error)
+            yield Outcome(spec.name, code, error=" ".join(message.split()))
+        else:
+            yield Outcome(spec.name, 0, bundle=made)
+        if (keras := sys.modules.get("keras")) is not None:
+            keras.backend.clear_session()
+        gc.collect()
+
+
+def format_outcomes(outcomes: Sequence[Outcome]) -> str:
+    """A line for each architecture: whether it passed, its size, its error and the seconds it took."""
+    from cnnexport.architectures.show import columns
+
+    rows: list[tuple[str, ...]] = [("name", "result", "parameters", "MACs", "MB", "worst error", "seconds")]
+    for outcome in outcomes:
+        made = outcome.bundle
+        if made is None:
+            rows.append((outcome.name, f"failed ({outcome.exit_code})", *[""] * 5))
+            continue
+        size = sum(f["bytes"] for n, f in made.manifest["files"].items() if n.startswith("model.onnx"))
+        macs = "" if made.manifest["macs"] is None else f"{made.manifest['macs']:,}"
+        rows.append((outcome.name, "passed", f"{made.manifest['parameters']:,}", macs, f"{size / 1e6:.1f}",
+                     f"{made.parity['worst_error']:.1e}", f"{sum(made.seconds.values()):.1f}"))
+    failed = sum(outcome.bundle is None for outcome in outcomes)
+    return (columns(rows, right=(2, 3, 4, 5, 6)) +
+            f"\n{len(outcomes) - failed} of {len(outcomes)} converted and proven"
+            + (f", {failed} failed" if failed else ""))
 
 
 @dataclass(frozen=True)
@@ -283,9 +350,8 @@ def _find(target: Any) -> tuple[Architecture | None, Path | None]:
             raise UsageError(f"the target is a {type(target).__name__}; give an architecture's name, a model file or "
                              "a Keras model")
         return None, None
-    known = {alias for spec in architectures.all_architectures() for alias in (spec.name, *spec.aliases)}
-    if isinstance(target, str) and target in known:
-        return architectures.get(target), None
+    if isinstance(target, str) and (spec := architectures.find(target)) is not None:
+        return spec, None
     path = Path(target)
     if path.exists() or path.suffix.lower() in _SUFFIXES or any(mark in str(target) for mark in "/\\"):
         if not path.exists():
@@ -323,11 +389,12 @@ def _check_options(
 
 
 def _check_own(
-    weights: str | None, *, include_top: bool, pooling: str | None, classes: int | None, input_tensor: Any
+    weights: str | None, *, include_top: bool, pooling: str | None, classes: int | None, groups: bool, input_tensor: Any
 ) -> None:
     """A model file has its own top, pooling and classes."""
     given = {"--no-top": not include_top, "--pooling": pooling is not None, "--classes": classes is not None,
-             "input_tensor": input_tensor is not None, "--weights imagenet": weights == "imagenet"}
+             "--no-groups": not groups, "input_tensor": input_tensor is not None,
+             "--weights imagenet": weights == "imagenet"}
     wrong = [option for option, present in given.items() if present]
     if wrong:
         raise UsageError(f"{' and '.join(wrong)} applies only to registered architectures, not to a model file; "
@@ -349,10 +416,15 @@ def _build(spec: Architecture, weights: str, *, logits: bool, unsafe_load: bool,
     labels = None
     if weights == "random":
         provenance = _random(seed)
+    elif weights == "imagenet" and spec.backbone and options["include_top"]:
+        provenance = {"weights": "imagenet", "untrained": True, "seed": seed, "statement": (
+            "Untrained: the backbone's weights are ImageNet's, as keras.applications publishes them, but those of the "
+            f"top are random (seed {seed}); what the model answers means nothing.")}
     elif weights == "imagenet":
         statement = "Weights trained on ImageNet-1k (ILSVRC 2012), as keras.applications publishes them."
         provenance = {"weights": "imagenet", "untrained": False, "statement": statement}
-        labels = _imagenet_labels() if options["include_top"] else None
+        # A network of another package may have a top of its own.
+        labels = _imagenet_labels() if options["include_top"] and model.output_shape[-1] == 1000 else None
     else:
         provenance = _from_file(Path(weights), model)
     return _Source(model, provenance, span, recipe, labels)

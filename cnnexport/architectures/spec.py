@@ -1,10 +1,13 @@
-"""What is recorded about one architecture: its size, its input and how to build it."""
+"""What is recorded about one architecture: its figures, its paper, its input and how to build it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from cnnexport.architectures.table import Row
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,59 @@ CAFFE = Preprocessing(
 
 
 @dataclass(frozen=True)
+class Source:
+    """The paper that an architecture comes from."""
+
+    authors: str
+    title: str
+    venue: str
+    year: int
+
+    def __str__(self) -> str:
+        return f"{self.authors}, {self.title}, {self.venue}, {self.year}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A paper's figure: its value, how it is printed and where; it is rounded to a multiple of ``step``.
+
+    ``counted`` marks one that the paper does not print: it is counted from the layers that the paper describes.
+    """
+
+    value: int
+    printed: str
+    where: str
+    step: int = 1
+    counted: bool = False
+
+
+def counted(value: int, where: str) -> Figure:
+    """A figure that the paper does not print, counted from the layers that it describes at ``where``."""
+    return Figure(value, f"({value:,})", where, counted=True)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What the network built has and the paper's has not, why, and what that adds to its figures."""
+
+    what: str
+    parameters: int = 0
+    macs: int = 0
+
+
+@dataclass(frozen=True)
 class Architecture:
     """One architecture at its default build (batch 1, default input and classes).
 
-    ``depth`` counts weight layers on the longest path, ``macs`` the multiply-adds of convolutions and dense
-    layers, ``input_shape`` is (height, width, channels) and ``min_size`` the smallest height or width.
-    ``build`` has the signature ``build(*, include_top, weights, input_tensor, input_shape, pooling, classes,
-    classifier_activation) -> keras.Model`` and imports Keras only when called.
+    ``depth`` counts weight layers on the longest path, ``parameters`` all elements of the Keras model's
+    variables, ``macs`` the multiply-adds of convolutions and fully connected layers, ``input_shape`` is
+    (height, width, channels) and ``min_size`` the smallest height or width. The paper's figures, with what
+    the ``differences`` add, are those of the network (``audit`` checks it); None where there is none. ``folded`` parameters are those that the ONNX file does not hold, because conversion folds batch
+    normalisation into the layer before. ``build`` has the signature ``build(*, include_top, weights,
+    input_tensor, input_shape, pooling, classes, classifier_activation) -> keras.Model``, and ``groups``
+    besides where ``grouped``; ``network.network`` makes one. It imports Keras only when called. ``table`` gives the paper's layer
+    table; ``table(False)`` that without groups. ``backbone`` marks a network whose ImageNet weights leave
+    its own top untrained.
     """
 
     name: str
@@ -51,10 +100,16 @@ class Architecture:
     macs: int
     input_shape: tuple[int, int, int]
     min_size: int
-    weights: tuple[str, ...]
     build: Callable[..., Any]
-    preprocessing: Preprocessing | None
-    source: str
+    source: Source
+    paper_parameters: Figure | None = None
+    paper_macs: Figure | None = None
+    differences: tuple[Difference, ...] = ()
+    table: Callable[[bool], tuple[Row, ...]] | None = None
+    weights: tuple[str, ...] = ("random",)
+    preprocessing: Preprocessing | None = None
     aliases: tuple[str, ...] = ()
-    pooling: bool = True
     classes: int = 1000
+    grouped: bool = False
+    backbone: bool = False
+    folded: int = 0

@@ -21,10 +21,13 @@ _BATCH = 2
 _KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
 
 
-def randomise(model: Any, seed: int, *, value_range: tuple[float, float] = (-1.0, 1.0)) -> None:
+def randomise(
+    model: Any, seed: int, *, value_range: tuple[float, float] = (-1.0, 1.0), only: set[int] | None = None
+) -> None:
     """Give every weight of a functional ``model`` a value fixed by ``seed``, in place.
 
-    ``value_range`` is the range of the inputs the model will see; the calibrating batch spans it.
+    ``value_range`` is the range of the inputs the model will see; the calibrating batch spans it. ``only`` holds the
+    ids of the layers whose weights are drawn, None for all; the others keep theirs.
     """
     order = {id(variable): index for index, variable in enumerate(model.weights)}
     halved = _before_add(model)
@@ -40,7 +43,8 @@ def randomise(model: Any, seed: int, *, value_range: tuple[float, float] = (-1.0
             inner = getattr(op, "_functional", None) or op
             if hasattr(inner, "_run_through_graph"):
                 return inner._run_through_graph(args[0], operation_fn=wrapped)
-            if id(op) in seen or not getattr(op, "weights", None):
+            kept = only is not None and id(op) not in only
+            if id(op) in seen or kept or not getattr(op, "weights", None):
                 return op(*args, **kwargs)
             seen.add(id(op))
             if hasattr(op, "moving_variance"):
@@ -116,9 +120,9 @@ def _linear(op: Any, args: Any, kwargs: Any, draw: Any) -> Any:
     for variable in op.weights:
         rng = draw(variable)
         if variable.name in _KERNELS or (len(variable.shape) > 1 and variable not in kernels):
-            # After a ReLU every value is positive: centred kernels keep the common mean from drowning the rest.
-            centred = isinstance(op, keras.layers.Dense) or len(op.weights) <= 2
-            centred = centred and float(keras.ops.min(args[0])) >= 0
+            # After a ReLU, or on pixels, centred kernels keep the common mean from drowning the rest.
+            spread = float(keras.ops.std(args[0]))
+            centred = len(op.weights) <= 2 and abs(float(keras.ops.mean(args[0]))) > 0.25 * spread
             variable.assign(_he(variable, rng, centred=centred))
         elif variable.name in ("gamma", "scale"):
             variable.assign(rng.uniform(0.5, 1.5, variable.shape).astype(np.float32))
@@ -158,8 +162,10 @@ def _normalisation(op: Any, args: Any, kwargs: Any, draw: Any, gain: float) -> A
         op.gamma.assign((gain * draw(op.gamma).uniform(0.5, 1.5, shape)).astype(np.float32))
     if op.beta is not None:
         op.beta.assign((0.1 * draw(op.beta).standard_normal(shape)).astype(np.float32))
-    noise = 0.05 * math.sqrt(variance) * draw(op.moving_mean).standard_normal(shape)
-    op.moving_mean.assign(noise.astype(np.float32))
+    unit = math.sqrt(variance)
+    mean = unit / 4 * round(4 * float(keras.ops.mean(args[0])) / unit)
+    noise = 0.05 * unit * draw(op.moving_mean).standard_normal(shape)
+    op.moving_mean.assign((mean + noise).astype(np.float32))
     spread = draw(op.moving_variance).uniform(0.7, 1.4, shape)
     op.moving_variance.assign((variance * spread).astype(np.float32))
     return op(*args, **kwargs)

@@ -34,6 +34,7 @@ def _about(manifest: dict[str, Any]) -> str:
     rows = []
     if architecture:
         rows.append(f"- Architecture: {architecture['name']} ({architecture['family']}), {architecture['source']}")
+        rows += [f"  - differs from the paper: {what}" for what in architecture["differences"]]
     rows += [
         f"- Parameters: {manifest['parameters']:,}",
         f"- Multiply-accumulates for one image: {macs}",

@@ -70,7 +70,8 @@ def preprocessing(recipe: Preprocessing | None) -> dict[str, Any] | None:
 def architecture(spec: Architecture | None) -> dict[str, Any] | None:
     """Which registered architecture a bundle holds, and its published source."""
     return None if spec is None else {
-        "name": spec.name, "family": spec.family, "depth": spec.depth, "source": spec.source}
+        "name": spec.name, "family": spec.family, "depth": spec.depth, "source": str(spec.source),
+        "differences": [d.what for d in spec.differences]}
 
 
 def manifest(

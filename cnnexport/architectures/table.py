@@ -1,0 +1,124 @@
+"""The layer table of a network: computed from what its paper prints, or read from a Keras model.
+
+Parameters count every variable (of a batch normalisation scale, shift, mean and variance). Multiply-adds
+(MACs) count the convolutions and fully connected layers for one image, a multiplication and its addition as
+one; biases, pooling, normalisation and activations are not counted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+CONVENTION = (
+    "Multiply-adds (MACs) are those of convolutions and fully connected layers for one image, a multiplication with "
+    "its addition counted once; biases, pooling, normalisation and activations are not counted."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a layer table; ``output`` is (height, width, channels) or (units,), None where nothing is said."""
+
+    layer: str
+    kernel: str
+    stride: int | None
+    output: tuple[int | None, ...]
+    parameters: int
+    macs: int
+
+
+class Table:
+    """Collects the rows of a network, layer by layer, and keeps the size of what flows."""
+
+    def __init__(self, *shape: int) -> None:
+        self.shape: tuple[int, ...] = shape
+        self.rows: list[Row] = []
+
+    def _add(
+        self, layer: str, kernel: str, stride: int | None, shape: tuple[int, ...], parameters: int = 0, macs: int = 0
+    ) -> Table:
+        self.shape = shape
+        self.rows.append(Row(layer, kernel, stride, shape, parameters, macs))
+        return self
+
+    def conv(
+        self,
+        layer: str,
+        filters: int,
+        size: int,
+        stride: int = 1,
+        *,
+        pad: Literal["same", "valid"] | int = "same",
+        groups: int = 1,
+        bias: bool = True,
+        norm: bool = False,
+    ) -> Table:
+        """A convolution, with a batch normalisation if ``norm``; a number pads both sides by so much."""
+        height, width, channels = self.shape
+        shape = (_slide(height, size, stride, pad), _slide(width, size, stride, pad), filters)
+        kernel = size * size * channels // groups * filters
+        text = f"{size}x{size}, {filters}" + (f", {groups} groups" if groups > 1 else "")
+        return self._add(layer, text, stride, shape, kernel + filters * (bias + 4 * norm), kernel * shape[0] * shape[1])
+
+    def pool(
+        self, layer: str, size: int, stride: int, *, pad: Literal["same", "valid"] | int = "valid", kind: str = "max"
+    ) -> Table:
+        """A max or average pooling."""
+        height, width, channels = self.shape
+        shape = (_slide(height, size, stride, pad), _slide(width, size, stride, pad), channels)
+        return self._add(layer, f"{size}x{size} {kind}", stride, shape)
+
+    def norm(self, layer: str) -> Table:
+        """A batch normalisation on its own."""
+        return self._add(layer, "", None, self.shape, 4 * self.shape[-1])
+
+    def note(self, layer: str, text: str = "") -> Table:
+        """A layer that neither weighs nor changes the size, such as LRN or dropout."""
+        return self._add(layer, text, None, self.shape)
+
+    def global_pool(self, layer: str) -> Table:
+        """The average over height and width."""
+        return self._add(layer, f"{self.shape[0]}x{self.shape[1]} average", None, (self.shape[-1],))
+
+    def dense(self, layer: str, units: int) -> Table:
+        """A fully connected layer on all values before it."""
+        inputs = math.prod(self.shape)
+        return self._add(layer, f"{inputs} to {units}", None, (units,), (inputs + 1) * units, inputs * units)
+
+    def stage(self, layer: str, kernel: str, stride: int, rows: tuple[Row, ...], shape: tuple[int, ...]) -> Table:
+        """Several layers that the paper prints as one line."""
+        return self._add(
+            layer, kernel, stride, shape, sum(r.parameters for r in rows), sum(r.macs for r in rows))
+
+
+def _slide(length: int, size: int, stride: int, pad: Literal["same", "valid"] | int) -> int:
+    if pad == "same":
+        return -(-length // stride)
+    return (length + (0 if pad == "valid" else 2 * pad) - size) // stride + 1
+
+
+def read(model: Any) -> tuple[Row, ...]:
+    """The table of a functional Keras ``model``, a row for each layer but its input."""
+    rows = []
+    for layer in model._flatten_layers(include_self=False):
+        if type(layer).__name__ == "InputLayer" or getattr(layer, "layers", None):
+            continue
+        # A layer outside the graph of the model's inputs has no output: it is left out.
+        try:
+            output, source = layer.output, layer.input
+        except (AttributeError, ValueError):
+            continue
+        shape = () if isinstance(output, (list, tuple, dict)) else tuple(output.shape[1:])
+        macs = 0
+        for variable in layer.weights:
+            if variable.name in ("kernel", "depthwise_kernel", "pointwise_kernel") and shape:
+                moved = source.shape if "Transpose" in type(layer).__name__ else output.shape
+                macs += math.prod(variable.shape) * math.prod(size or 1 for size in moved[1:-1])
+        size = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", None)
+        kernel = type(layer).__name__ if not isinstance(size, tuple) else f"{'x'.join(map(str, size))}"
+        strides = getattr(layer, "strides", None)
+        stride = strides[0] if isinstance(strides, tuple) else strides if isinstance(strides, int) else None
+        rows.append(Row(layer.name, kernel, stride, shape, layer.count_params() if layer.built else 0, macs))
+    return tuple(rows)
