@@ -90,9 +90,9 @@ def convert(
     others are given. ``input_shape`` is (height, width, channels). ``include_top``, ``pooling``, ``classes``
     and ``input_tensor`` have keras.applications' meaning and belong to registered architectures;
     ``groups=False`` joins the grouped convolutions of one that has them. ``logits`` leaves the final
-    activation out; ``layout`` ("nhwc", "nchw") is that of the ONNX input; ``batch`` fixes
-    the batch size (None: dynamic). ``output`` defaults to ``exported/NAME``; ``force`` replaces a bundle
-    there. ``unsafe_load`` lets a model file run code stored in it.
+    activation out; ``layout`` ("nhwc", "nchw") is that of the ONNX input; ``batch`` fixes the batch size
+    (None: dynamic). ``output`` defaults to ``exported/NAME``; ``force`` replaces a bundle there.
+    ``unsafe_load`` lets a model file run code stored in it.
 
     Raises:
         UsageError: values that do not go together, or a place that cannot be written.

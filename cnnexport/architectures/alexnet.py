@@ -109,8 +109,9 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         paper_macs=_MACS,
         differences=(
             _ROUNDED,
-            Difference("the input is 227x227: the paper says 224x224, from which its 55x55 maps of conv1 do not follow"),
-            Difference("one device instead of two GPUs: what each computed alone are two groups of one convolution; --no-groups joins them (62,378,344 parameters, 1,135,256,096 multiply-adds)"),
+            Difference("the input is 227x227: from the 224x224 that the paper says, its 55x55 maps do not follow"),
+            Difference("one device, not two GPUs: what each computed alone is a group of the convolution; --no-groups "
+                       "joins them (62,378,344 parameters, 1,135,256,096 multiply-adds)"),
             Difference("the mean subtracted is one for each channel; the paper's, one for each pixel, is not printed"),
         ),
         table=_table,

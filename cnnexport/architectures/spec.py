@@ -85,12 +85,14 @@ class Architecture:
     ``depth`` counts weight layers on the longest path, ``parameters`` all elements of the Keras model's
     variables, ``macs`` the multiply-adds of convolutions and fully connected layers, ``input_shape`` is
     (height, width, channels) and ``min_size`` the smallest height or width. The paper's figures, with what
-    the ``differences`` add, are those of the network (``audit`` checks it); None where there is none. ``folded`` parameters are those that the ONNX file does not hold, because conversion folds batch
-    normalisation into the layer before. ``build`` has the signature ``build(*, include_top, weights,
-    input_tensor, input_shape, pooling, classes, classifier_activation) -> keras.Model``, and ``groups``
-    besides where ``grouped``; ``network.network`` makes one. It imports Keras only when called. ``table`` gives the paper's layer
-    table; ``table(False)`` that without groups. ``backbone`` marks a network whose ImageNet weights leave
-    its own top untrained.
+    the ``differences`` add, are those of the network (``audit`` checks it); None where nothing is recorded.
+
+    ``build`` has the signature ``build(*, include_top, weights, input_tensor, input_shape, pooling, classes,
+    classifier_activation) -> keras.Model``, and ``groups`` besides where ``grouped``; ``network.network``
+    makes one. It imports Keras only when called. ``table`` gives the paper's layer table, ``table(False)``
+    that without groups. ``folded`` parameters are not in the ONNX file, because conversion folds batch
+    normalisation into the layer before. ``backbone`` marks a network whose ImageNet weights leave its own
+    top untrained.
     """
 
     name: str

@@ -19,7 +19,7 @@ CONVENTION = (
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a layer table; ``output`` is (height, width, channels) or (units,), None where nothing is said."""
+    """One line of a layer table; ``output`` is (height, width, channels) or (units,), None where a size is open."""
 
     layer: str
     kernel: str
@@ -117,7 +117,11 @@ def read(model: Any) -> tuple[Row, ...]:
                 moved = source.shape if "Transpose" in type(layer).__name__ else output.shape
                 macs += math.prod(variable.shape) * math.prod(size or 1 for size in moved[1:-1])
         size = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", None)
-        kernel = type(layer).__name__ if not isinstance(size, tuple) else f"{'x'.join(map(str, size))}"
+        kernel = "x".join(map(str, size)) if isinstance(size, tuple) else type(layer).__name__
+        if getattr(layer, "filters", None):
+            kernel += f", {layer.filters}"
+        if getattr(layer, "groups", 1) > 1:
+            kernel += f", {layer.groups} groups"
         strides = getattr(layer, "strides", None)
         stride = strides[0] if isinstance(strides, tuple) else strides if isinstance(strides, int) else None
         rows.append(Row(layer.name, kernel, stride, shape, layer.count_params() if layer.built else 0, macs))
