@@ -4,7 +4,8 @@ Keras' own initialisers leave deep networks nearly constant (biases at zero, bat
 identity), so that two runtimes agree on them whatever they get wrong.  Here every variable carries a
 random value, and a small seeded batch is run once, layer by layer, to keep the signal near unit variance
 (layer-sequential unit variance: Mishkin and Matas, All You Need is a Good Init, ICLR 2016).  What the batch
-decides is rounded to powers of two, so that the last bits of one machine's arithmetic do not show.
+decides is rounded coarsely, and all values are uniform ones times constants, so that neither the last bits of
+one machine's arithmetic nor its mathematical library show: the same seed gives the same bytes everywhere.
 """
 
 from __future__ import annotations
@@ -98,17 +99,24 @@ def _array(tensor: Any) -> NDArray[np.float32]:
     return np.asarray(keras.ops.convert_to_numpy(tensor), np.float32)
 
 
+def _noise(rng: np.random.Generator, shape: tuple[int, ...], deviation: float) -> NDArray[np.float32]:
+    """Uniform values around 0 with a standard ``deviation``."""
+    values = rng.random(shape, dtype=np.float32)
+    values -= np.float32(0.5)
+    values *= np.float32(math.sqrt(12) * deviation)
+    return values
+
+
 def _he(variable: Any, rng: np.random.Generator, *, centred: bool) -> NDArray[np.float32]:
-    """He-normal values; ``centred`` ones sum to nothing over each output's inputs."""
+    """He-uniform values; ``centred`` ones sum to nothing over each output's inputs."""
     shape = tuple(variable.shape)
     inputs = tuple(range(len(shape) - 1))
     if variable.name == "depthwise_kernel" or getattr(variable, "depthwise", False):
         inputs = inputs[:-1]
     fan_in = math.prod(shape[axis] for axis in inputs)
-    values = rng.standard_normal(shape, dtype=np.float32)
+    values = _noise(rng, shape, math.sqrt(2 / fan_in))
     if centred and fan_in > 1:
         values -= values.mean(axis=inputs, keepdims=True)
-    values *= np.float32(math.sqrt(2 / fan_in))
     return values
 
 
@@ -131,7 +139,7 @@ def _linear(op: Any, args: Any, kwargs: Any, draw: Any) -> Any:
         else:
             variable.assign(np.zeros(variable.shape, np.float32))
     biases = [variable for variable in op.weights if variable.name in ("bias", "beta")]
-    values = {id(b): (0.1 * draw(b).standard_normal(b.shape)).astype(np.float32) for b in biases}
+    values = {id(b): _noise(draw(b), tuple(b.shape), 0.1) for b in biases}
     if not kernels or not hasattr(op, "activation"):
         for bias in biases:
             bias.assign(values[id(bias)])
@@ -161,11 +169,10 @@ def _normalisation(op: Any, args: Any, kwargs: Any, draw: Any, gain: float) -> A
     if op.gamma is not None:
         op.gamma.assign((gain * draw(op.gamma).uniform(0.5, 1.5, shape)).astype(np.float32))
     if op.beta is not None:
-        op.beta.assign((0.1 * draw(op.beta).standard_normal(shape)).astype(np.float32))
+        op.beta.assign(_noise(draw(op.beta), shape, 0.1))
     unit = math.sqrt(variance)
     mean = unit / 4 * round(4 * float(keras.ops.mean(args[0])) / unit)
-    noise = 0.05 * unit * draw(op.moving_mean).standard_normal(shape)
-    op.moving_mean.assign((mean + noise).astype(np.float32))
+    op.moving_mean.assign(np.float32(mean) + _noise(draw(op.moving_mean), shape, 0.05 * unit))
     spread = draw(op.moving_variance).uniform(0.7, 1.4, shape)
     op.moving_variance.assign((variance * spread).astype(np.float32))
     return op(*args, **kwargs)
