@@ -21,7 +21,7 @@ from cnnexport.errors import InputError, ParityError, UsageError, describe
 if TYPE_CHECKING:
     from cnnexport.conversion import Port
     from cnnexport.conversion.write import WrittenFile
-    from cnnexport.parity import LogitsTensor, Reference
+    from cnnexport.parity import GateReference
 
 DEFAULT_OPSET = 18
 LAYOUTS = ("nhwc", "nchw")
@@ -142,8 +142,8 @@ def convert(
         parity = _prove(written, folder, seed)
         if not parity["passed"]:
             aside = bundle.set_aside(folder, place)
-            raise ParityError(f"ONNX Runtime disagrees with Keras on {_worst(parity)}; nothing was written to {place}, "
-                              f"the rejected bundle is kept in {aside} with its parity.json")
+            raise ParityError(f"{_rejection(parity)}; nothing was written to {place}, the rejected bundle is kept in "
+                              f"{aside} with its parity.json")
         manifest = _describe(written, folder, name, spec, options, parity)
         bundle.publish(folder, place)
     steps.finish()
@@ -220,9 +220,7 @@ class _Written:
     files: list[WrittenFile]
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
-    references: list[Reference]
-    logits: list[LogitsTensor | None]
-    precision: str
+    keras: GateReference
     opset: int
     ir_version: int
     parameters: int
@@ -260,22 +258,21 @@ def _convert(
         bundle.require_space(folder, 2 * size + (16 << 20))
         files = write_model(converted.model, folder)
         steps("verify")
-        references = parity.references(
-            lambda arrays: _run(model, kept, arrays), converted.inputs, seed=options["seed"],
-            value_range=source.value_range,
-            batches=parity.BATCHES if options["batch"] is None else (options["batch"],))
+        macs = count_macs(skeleton(converted.model))[0]
+        precision = _precision(converted.model)
+        keras = parity.reference(
+            model, converted, seed=options["seed"], value_range=source.value_range, batch=options["batch"], macs=macs,
+            kept_heads=kept, precision=precision)
     return _Written(
         files=files,
         inputs=converted.inputs,
         outputs=converted.outputs,
-        references=references,
-        logits=parity.logits_tensors(converted.model, [None if h is None else h.activation for h in kept]),
-        precision=_precision(converted.model),
+        keras=keras,
         opset=converted.model.graph.opset_imports[""],
         ir_version=converted.model.ir_version or 0,
         # A SavedModel counts no Keras weights: the initializers are all there is.
         parameters=model.count_params() or _elements(converted.model),
-        macs=count_macs(skeleton(converted.model))[0],
+        macs=macs,
         provenance=source.provenance,
         value_range=source.value_range,
         recipe=source.recipe,
@@ -289,9 +286,7 @@ def _prove(written: _Written, folder: Path, seed: int) -> dict[str, Any]:
     from cnnexport.bundle.manifest import versions
 
     try:
-        results = parity.check(
-            folder / "model.onnx", written.references, written.inputs, written.outputs, logits=written.logits,
-            precision=written.precision)
+        verdict = parity.judge(written.keras, folder / "model.onnx")
     except InputError as error:
         reason = f"{error} {error.__cause__}"
         if "Unsupported model IR version" in reason or "is under development" in reason:
@@ -299,7 +294,9 @@ def _prove(written: _Written, folder: Path, seed: int) -> dict[str, Any]:
                              "cannot be proven; use a lower --opset") from error
         raise
     record = parity.record(
-        results, sha256=written.files[0].sha256, versions=versions(), seed=seed, precision=written.precision)
+        verdict.comparisons, sha256=written.files[0].sha256, versions=versions(), seed=seed,
+        allowed=written.keras.tolerance, layers=verdict.layers, sensitivity=verdict.sensitivity,
+        insensitive=verdict.insensitive)
     bundle.write_json(folder / bundle.PARITY, record)
     return record
 
@@ -317,10 +314,10 @@ def _describe(
     from cnnexport.bundle import manifest as manifests
     from cnnexport.parity import to_onnx_layout
 
-    first = written.references[0]
+    first = written.keras.references[0]
     small = [bundle.PARITY, *vectors.write_vectors(
         folder,
-        [(p.name, to_onnx_layout(a, p)) for p, a in zip(written.inputs, first.inputs)],
+        [(p.name, to_onnx_layout(a, p)) for p, a in zip(written.inputs, first.case.inputs)],
         [(p.name, to_onnx_layout(a, p)) for p, a in zip(written.outputs, first.outputs)])]
     files = {f.name: {"bytes": f.bytes, "sha256": f.sha256} for f in written.files}
     files |= {file: _facts(folder / file) for file in small}
@@ -526,33 +523,6 @@ def _input_range(model: Any) -> tuple[float, float] | None:
     return None
 
 
-def _run(model: Any, found: Sequence[Any], arrays: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Keras' outputs, and what each was before its final activation."""
-    import keras
-    import numpy as np
-
-    from cnnexport import heads
-
-    structure = getattr(model, "input", None)
-    single = len(arrays) == 1 and not isinstance(structure, (dict, list, tuple))
-    fed = [keras.ops.convert_to_tensor(a) for a in arrays]
-    with heads.recording(found) as records:
-        results = keras.tree.flatten(
-            model(fed[0] if single else keras.tree.pack_sequence_as(structure, fed), training=False))
-    before: list[Any] = []
-    for result, head in zip(results, found or [None] * len(results)):
-        match = next((x for x, y in records if y is result), None) if head is not None else None
-        before.append(None if match is None else _numpy(match))
-    return [np.ascontiguousarray(_numpy(r)) for r in results], before
-
-
-def _numpy(tensor: Any) -> Any:
-    import keras
-
-    array = keras.ops.convert_to_numpy(tensor)
-    return array.astype("float32") if array.dtype.name == "bfloat16" else array
-
-
 def _elements(model: Any) -> int:
     """Elements of the floating-point initializers of an ONNX graph, lone numbers aside."""
     values = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
@@ -568,9 +538,19 @@ def _precision(model: Any) -> str:
     return "float64" if "double" in names else "float32"
 
 
-def _worst(parity: dict[str, Any]) -> str:
+def _rejection(parity: dict[str, Any]) -> str:
+    """Why a parity record did not pass, in one clause."""
+    if parity["reason"] == "insensitive":
+        named = ", ".join(f"'{layer}'" for layer in parity["sensitivity"]["insensitive"][:3])
+        return (f"insensitive: a change of the weights of {named} would be seen neither in the outputs nor in a "
+                "layer's own, so nothing is proven of them (dead units, or weights that are all alike)")
+    layer = parity["first_diverging_layer"]
+    where = f", first in layer '{layer}'" if layer else ""
     failed = [c for c in parity["comparisons"] if not c["passed"]]
+    if not failed:
+        return f"ONNX Runtime disagrees with Keras inside the network{where}"
     worst = max(failed, key=lambda c: math.inf if c["max_error"] is None else c["max_error"])
     size = "no finite number of" if worst["max_error"] is None else f"{worst['max_error']:.2g}"
-    return (f"'{worst['output']}' ({worst['level']}, batch {worst['batch']}): off by {size} standard deviations, "
-            f"{parity['tolerance']['max_error']:.0e} allowed")
+    return (f"ONNX Runtime disagrees with Keras on '{worst['output']}' ({worst['level']}, {worst['kind']}, batch "
+            f"{worst['batch']}): off by {size} standard deviations, {parity['tolerance']['max_error']:.0e} allowed"
+            f"{where}")

@@ -1,0 +1,140 @@
+"""What Keras computes: outputs, what is behind their activations, and every layer's output on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cnnexport.parity.comparison import Array
+
+
+@dataclass
+class Call:
+    """The calls of one leaf layer in one run of a model, in the order of the run.
+
+    ``output`` is an array where it was wanted; ``source`` is the layer whose output is the only input;
+    ``identity`` tells that input and output are equal, ``alive`` that some input is not zero.
+    """
+
+    layer: str
+    kind: str
+    count: int = 0
+    shape: tuple[int, ...] | None = None
+    output: Array | None = None
+    source: str | None = None
+    identity: bool = False
+    alive: bool = False
+    linear: bool = True
+    weighted: bool = False
+
+
+@dataclass
+class Run:
+    """One run of a Keras model: outputs, logits (None where there are none), and layer calls by path."""
+
+    outputs: list[Array]
+    logits: list[Array | None]
+    calls: dict[str, Call] = field(default_factory=dict)
+
+
+def run(
+    model: Any,
+    heads: Sequence[Any],
+    arrays: Sequence[Array],
+    *,
+    layers: bool = False,
+    wanted: Callable[[str], bool] = lambda layer: True,
+    limit: int | None = None,
+) -> Run:
+    """Run ``model`` at inference on ``arrays`` (Keras' layouts, batch first).
+
+    ``heads`` are those of ``cnnexport.heads.heads``. With ``layers``, the calls of all leaf layers are recorded,
+    with the outputs of the ``wanted`` ones, up to ``limit`` bytes of them.
+    """
+    import keras
+
+    from cnnexport import heads as endings
+
+    structure = getattr(model, "input", None)
+    single = len(arrays) == 1 and not isinstance(structure, (dict, list, tuple))
+    fed = [keras.ops.convert_to_tensor(a) for a in arrays]
+    calls: dict[str, Call] = {}
+    with endings.recording(heads) as records, _observed(model, calls, wanted, limit) if layers else _nothing():
+        results = keras.tree.flatten(
+            model(fed[0] if single else keras.tree.pack_sequence_as(structure, fed), training=False))
+    before: list[Array | None] = []
+    for result, head in zip(results, heads or [None] * len(results)):
+        match = next((x for x, y in records if y is result), None) if head is not None else None
+        before.append(None if match is None else to_numpy(match))
+    return Run([np.ascontiguousarray(to_numpy(r)) for r in results], before, calls)
+
+
+def to_numpy(tensor: Any) -> Array:
+    """A Keras tensor as an array; bfloat16, which NumPy lacks, as float32."""
+    import keras
+
+    array = keras.ops.convert_to_numpy(tensor)
+    return np.asarray(array.astype("float32") if array.dtype.name == "bfloat16" else array)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _observed(
+    model: Any, calls: dict[str, Call], wanted: Callable[[str], bool], limit: int | None
+) -> Iterator[None]:
+    """Record the calls of the leaf layers of ``model`` while the block runs."""
+    import keras
+
+    from cnnexport.conversion.trace import is_leaf, named_operations
+
+    made: dict[int, str] = {}
+    kept: list[Any] = []  # while the run lasts, so that no two tensors share an id
+    total = 0
+
+    def observed(path: str, layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            nonlocal total
+            result = call(*args, **kwargs)
+            entry = calls.setdefault(path, Call(path, type(layer).__name__))
+            entry.count += 1
+            inputs = [x for x in keras.tree.flatten((args, kwargs)) if hasattr(x, "shape") and hasattr(x, "dtype")]
+            kept.extend([*inputs, result])
+            if not hasattr(result, "shape") or isinstance(result, (list, tuple, dict)):
+                entry.shape = None
+                return result
+            entry.shape = tuple(result.shape)
+            entry.source = made.get(id(inputs[0])) if len(inputs) == 1 else None
+            entry.weighted = bool(layer.weights)
+            activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
+            entry.linear = activation == "linear"
+            array = to_numpy(result)
+            if len(inputs) == 1 and tuple(inputs[0].shape) == entry.shape and not entry.weighted:
+                entry.identity = inputs[0] is result or bool(np.array_equal(to_numpy(inputs[0]), array))
+            entry.alive = any(bool(np.any(to_numpy(x))) for x in inputs) if entry.weighted else True
+            if wanted(path) and (limit is None or total + array.nbytes <= limit):
+                entry.output = array
+                total += array.nbytes
+            made[id(result)] = path
+            return result
+
+        return wrapper
+
+    with ExitStack() as stack:
+        for path, layer in named_operations(model):
+            if not is_leaf(layer):
+                continue
+            previous = layer.__dict__.get("call")
+            object.__setattr__(layer, "call", observed(path, layer, layer.call))
+            if previous is None:
+                stack.callback(layer.__dict__.pop, "call", None)
+            else:
+                stack.callback(object.__setattr__, layer, "call", previous)
+        yield
