@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,8 @@ from cnnexport.errors import InputError, ParityError, UsageError, describe
 if TYPE_CHECKING:
     from cnnexport.conversion import Port
     from cnnexport.conversion.write import WrittenFile
-    from cnnexport.parity import GateReference
+    from cnnexport.parity import GateReference, Verdict
+    from cnnexport.parity.layers import LayerComparison
 
 DEFAULT_OPSET = 18
 LAYOUTS = ("nhwc", "nchw")
@@ -139,12 +140,12 @@ def convert(
         written = _convert(source, folder, options, steps, own=spec is None)
         # Keras' weights are gone by now: ONNX Runtime makes a copy of its own.
         gc.collect()
-        parity = _prove(written, folder, seed)
+        parity, verdict = _prove(written, folder, seed)
         if not parity["passed"]:
             aside = bundle.set_aside(folder, place)
             raise ParityError(f"{_rejection(parity)}; nothing was written to {place}, the rejected bundle is kept in "
                               f"{aside} with its parity.json")
-        manifest = _describe(written, folder, name, spec, options, parity)
+        manifest = _describe(written, folder, name, spec, options, parity, verdict.layers)
         bundle.publish(folder, place)
     steps.finish()
     return Bundle(place, manifest, parity, dict(steps.seconds))
@@ -259,7 +260,7 @@ def _convert(
         files = write_model(converted.model, folder)
         steps("verify")
         macs = count_macs(skeleton(converted.model))[0]
-        precision = _precision(converted.model)
+        precision = precision_of(converted.model)
         keras = parity.reference(
             model, converted, seed=options["seed"], value_range=source.value_range, batch=options["batch"], macs=macs,
             kept_heads=kept, precision=precision)
@@ -280,8 +281,8 @@ def _convert(
     )
 
 
-def _prove(written: _Written, folder: Path, seed: int) -> dict[str, Any]:
-    """Compare in ONNX Runtime and write ``parity.json``; returns the record."""
+def _prove(written: _Written, folder: Path, seed: int) -> tuple[dict[str, Any], Verdict]:
+    """Compare in ONNX Runtime and write ``parity.json``; returns the record and what it is of."""
     from cnnexport import parity
     from cnnexport.bundle.manifest import versions
 
@@ -298,7 +299,7 @@ def _prove(written: _Written, folder: Path, seed: int) -> dict[str, Any]:
         allowed=written.keras.tolerance, layers=verdict.layers, sensitivity=verdict.sensitivity,
         insensitive=verdict.insensitive)
     bundle.write_json(folder / bundle.PARITY, record)
-    return record
+    return record, verdict
 
 
 def _describe(
@@ -308,11 +309,13 @@ def _describe(
     spec: Architecture | None,
     options: dict[str, Any],
     parity: dict[str, Any],
+    verdict_layers: Sequence[LayerComparison],
 ) -> dict[str, Any]:
-    """Write the test vectors, the model card and the manifest; returns the manifest."""
+    """Write the test vectors, the chart of errors, the model card and the manifest; returns the manifest."""
     from cnnexport.bundle import card, vectors
     from cnnexport.bundle import manifest as manifests
     from cnnexport.parity import to_onnx_layout
+    from cnnexport.parity.chart import error_growth
 
     first = written.keras.references[0]
     small = [bundle.PARITY, *vectors.write_vectors(
@@ -320,6 +323,9 @@ def _describe(
         [(p.name, to_onnx_layout(a, p)) for p, a in zip(written.inputs, first.case.inputs)],
         [(p.name, to_onnx_layout(a, p)) for p, a in zip(written.outputs, first.outputs)])]
     files = {f.name: {"bytes": f.bytes, "sha256": f.sha256} for f in written.files}
+    chart = error_growth(name, verdict_layers, parity["tolerance"]["max_error"])
+    (folder / bundle.LAYERS).write_text(chart, encoding="utf-8")
+    small.append(bundle.LAYERS)
     files |= {file: _facts(folder / file) for file in small}
     manifest = manifests.manifest(
         name=name, spec=spec, options=options, provenance=written.provenance,
@@ -327,7 +333,8 @@ def _describe(
                 for p in written.inputs],
         outputs=[manifests.output(p) for p in written.outputs], recipe=written.recipe, labels=written.labels,
         opset=written.opset, ir_version=written.ir_version, parameters=written.parameters, macs=written.macs,
-        files=files)
+        files=files, layers=[{k: v for k, v in asdict(row).items() if k != "channels_first"}
+                             for row in written.keras.layers])
     (folder / bundle.CARD).write_text(card.model_card(manifest, parity), encoding="utf-8")
     files[bundle.CARD] = _facts(folder / bundle.CARD)
     bundle.write_json(folder / bundle.MANIFEST, manifest)
@@ -398,6 +405,35 @@ def _check_own(
                          "leave it out")
     if weights is not None and weights not in ("random", "imagenet") and not Path(weights).exists():
         raise InputError(f"the weights {weights} do not exist; give random or a Keras weights or model file")
+
+
+def source_of(
+    target: str,
+    options: Mapping[str, Any],
+    *,
+    seed: int,
+    unsafe_load: bool = False,
+    custom_objects: Mapping[str, Any] | None = None,
+) -> _Source:
+    """The Keras model ``target`` as a bundle was made of it; ``options`` are its manifest's (empty: defaults).
+
+    Raises:
+        UsageError: the bundle's weights are not in the architecture: the model file must be given.
+        InputError: a model that cannot be read.
+    """
+    spec, path = _find(target)
+    shape = options.get("input_shape")
+    if spec is None:
+        random = "random" if options.get("weights") == "random" else None
+        return _load(target, path, random, seed=seed, unsafe_load=unsafe_load, custom_objects=custom_objects)
+    weights = str(options.get("weights") or "random")
+    if weights not in ("random", "imagenet"):
+        raise UsageError(f"the bundle has weights of its own ({weights}); give the Keras model file, not {target}")
+    return _build(
+        spec, weights, seed=seed, input_shape=tuple(shape) if shape else None, classes=options.get("classes"),
+        include_top=options.get("include_top", True), pooling=options.get("pooling"),
+        groups=options.get("groups", True), logits=bool(options.get("logits")), input_tensor=None,
+        unsafe_load=unsafe_load)
 
 
 def _build(spec: Architecture, weights: str, *, logits: bool, unsafe_load: bool, **options: Any) -> _Source:
@@ -529,7 +565,7 @@ def _elements(model: Any) -> int:
     return sum(math.prod(v.shape.numpy()) for v in values if v.dtype.is_floating_point() and len(v.shape))
 
 
-def _precision(model: Any) -> str:
+def precision_of(model: Any) -> str:
     """The lowest floating-point precision among the tensors of an ONNX graph."""
     names = {v.dtype.name.lower() for n in model.graph for v in n.outputs if v.dtype is not None}
     for kind, name in (("bfloat16", "bfloat16"), ("float16", "float16"), ("float", "float32")):

@@ -9,6 +9,8 @@ import pytest
 
 from cnnexport import parity
 from cnnexport.conversion import Port
+from cnnexport.parity.gate import Reference
+from cnnexport.parity.inputs import Case
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(5, 10)).astype(np.float32)
@@ -101,39 +103,36 @@ def _softmax_model(path: Path, scale: float) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
 
 
+def _reference(x: list[np.ndarray], outputs: list[np.ndarray], logits: list[np.ndarray | None], tensor: str | None
+               ) -> parity.GateReference:
+    ports = (Port("input", (None, 4), "float32"),), (Port("probabilities", (None, 4), "float32"),)
+    references = [Reference(Case(("image",) * len(a), [a]), [y], [z]) for a, y, z in zip(x, outputs, logits)]
+    return parity.GateReference(
+        references, *ports, [parity.LogitsTensor(tensor) if tensor else None], parity.tolerance())
+
+
 def test_logits_inside_the_file_are_compared(tmp_path: Path) -> None:
     """A constant added to all logits is invisible in the probabilities."""
     import onnx_ir as ir
 
     path = tmp_path / "model.onnx"
     _softmax_model(path, 1.0)
-    tensors = parity.logits_tensors(ir.load(path), ["softmax"])
-    assert tensors == [parity.LogitsTensor("inner")]
+    assert parity.logits_tensors(ir.load(path), ["softmax"]) == [parity.LogitsTensor("inner")]
     assert parity.logits_tensors(ir.load(path), [None]) == [None]
-    ports = [Port("input", (None, 4), "float32")], [Port("probabilities", (None, 4), "float32")]
-
+    x = [RNG.normal(size=(n, 4)).astype(np.float32) for n in (1, 2, 5)]
+    y = [np.exp(a) / np.exp(a).sum(-1, keepdims=True) for a in x]
     for shift, passed in ((np.float32(0), True), (np.float32(0.5), False)):
-        def run(arrays: list[np.ndarray], shift: np.float32 = shift) -> tuple[list[np.ndarray], list[np.ndarray]]:
-            (x,) = arrays
-            e = np.exp(x)
-            return [e / e.sum(-1, keepdims=True)], [x + shift]
-
-        references = parity.references(run, ports[0])
-        results = parity.check(path, references, *ports, logits=tensors)
-        assert all(r.passed for r in results) is passed
-        assert {(r.level, r.batch) for r in results} == {(lv, b) for lv in ("logits", "output") for b in (1, 2, 5)}
+        verdict = parity.judge(_reference(x, y, [a + shift for a in x], "inner"), path)
+        assert verdict.passed is passed
+        assert {(r.level, r.batch) for r in verdict.comparisons} == {
+            (lv, b) for lv in ("logits", "output") for b in (1, 2, 5)}
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
 
 
 def test_unknown_softmax_is_compared_by_its_logarithm(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     _softmax_model(path, 1.001)
-    ports = [Port("input", (None, 4), "float32")], [Port("probabilities", (None, 4), "float32")]
-
-    def run(arrays: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
-        e = np.exp(arrays[0])
-        return [e / e.sum(-1, keepdims=True)], [None]
-
-    results = parity.check(path, parity.references(run, ports[0]), *ports, logits=[None])
-    assert {r.level for r in results} == {"log-probabilities", "output"}
-    assert not all(r.passed for r in results)
+    x = [RNG.normal(size=(5, 4)).astype(np.float32)]
+    y = [np.exp(a) / np.exp(a).sum(-1, keepdims=True) for a in x]
+    verdict = parity.judge(_reference(x, y, [None], None), path)
+    assert {r.level for r in verdict.comparisons} == {"log-probabilities", "output"} and not verdict.passed

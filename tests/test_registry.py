@@ -125,7 +125,7 @@ def test_all_ends_with_the_worst_code(cnnexport: Any, monkeypatch: pytest.Monkey
     from cnnexport import parity
 
     monkeypatch.setitem(parity.MAX_ERROR, "float32", 0.0)
-    monkeypatch.setattr(parity, "ROUNDING_ULPS", 0)
+    monkeypatch.setattr("cnnexport.parity.tolerances.ROUNDING_ULPS", 0)
     result = cnnexport("convert", "--all", "--input-shape", "32x32x1", "-o", "made", "--json")
     assert result.code == 4 and [r["exit_code"] for r in json.loads(result.out)] == [2, 4, 4]
 

@@ -5,6 +5,7 @@
 | ``model.onnx`` | the model (``model.onnx.data`` beside it above 2 GB) |
 | ``manifest.json`` | what it is and where it comes from; ``manifest.schema.json`` in this package documents it |
 | ``parity.json`` | the comparison with Keras, for the model file of that hash |
+| ``layers.svg`` | the error of each layer along the depth |
 | ``test_data_set_0/`` | inputs and Keras' outputs as TensorProtos, as the ONNX model zoo lays them out |
 | ``README.md`` | a model card made from the manifest |
 
@@ -30,6 +31,7 @@ from cnnexport.errors import BundleError, OutputError, UsageError
 MANIFEST = "manifest.json"
 PARITY = "parity.json"
 CARD = "README.md"
+LAYERS = "layers.svg"
 _BLOCK = 1 << 20
 
 

@@ -89,6 +89,7 @@ def manifest(
     parameters: int,
     macs: int | None,
     files: dict[str, dict[str, Any]],
+    layers: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """The manifest of a bundle. ``provenance["untrained"]`` is True, False, or None where nothing says."""
     return {
@@ -106,6 +107,7 @@ def manifest(
         "ir_version": ir_version,
         "parameters": parameters,
         "macs": macs,
+        "layers": list(layers),
         "files": files,
         "versions": versions(),
     }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cnnexport.parity.tolerance import Tolerance, tolerance
+from cnnexport.parity.tolerances import Tolerance, tolerance
 
 Array = npt.NDArray[Any]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,13 +29,16 @@ from cnnexport.parity.layers import (
 )
 from cnnexport.parity.live import Call
 from cnnexport.parity.sensitivity import Sensitivity
-from cnnexport.parity.tolerance import Tolerance, tolerance
+from cnnexport.parity.tolerances import Tolerance, tolerance
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 LAYER_BYTES = 1 << 30
 """Layer outputs kept for one comparison at conversion; what is above waits for ``verify --layers``."""
+
+STREAM_BYTES = 128 << 20
+"""Layer outputs of each side held at a time by ``stream_layers``."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +98,13 @@ def reference(
     kept_heads: Sequence[Any] | None = None,
     precision: str = "float32",
     layers: bool = True,
+    keep_layers: bool = True,
 ) -> GateReference:
     """Run Keras on every case. ``converted`` is what ``conversion.convert_model`` made of ``model``.
 
     ``kept_heads`` are the final activations that the conversion kept (all by default). With ``layers``, every
-    layer's output on the first case is kept too, and the effect of each layer's weights on the outputs measured.
+    layer's output on the first case is kept too (unless ``keep_layers`` is False, for ``stream_layers``), and the
+    effect of each layer's weights on the outputs measured.
     """
     from cnnexport import heads
     from cnnexport.parity import live, sensitivity
@@ -111,7 +116,7 @@ def reference(
     effects: dict[str, float | None] = {}
     for index, case in enumerate(
             cases(converted.inputs, seed=seed, value_range=value_range, batch=batch, macs=macs)):
-        ran = live.run(model, found, case.inputs, layers=layers and index == 0, limit=LAYER_BYTES)
+        ran = live.run(model, found, case.inputs, layers=layers and index == 0, limit=LAYER_BYTES if keep_layers else 0)
         if index == 0:
             calls = ran.calls
         made.append(Reference(case, ran.outputs, ran.logits))
@@ -139,6 +144,15 @@ def judge(keras: GateReference, path: Path) -> Verdict:
         tuple(insensitive))
 
 
+def weighed(keras: GateReference, verdict: Verdict, layers: Sequence[LayerComparison]) -> Verdict:
+    """``verdict`` with other ``layers``, from ``stream_layers``."""
+    sensitivity, insensitive = weigh(keras, layers)
+    agree = bool(verdict.comparisons) and all(c.passed for c in verdict.comparisons)
+    passed = agree and all(row.passed is not False for row in layers) and not insensitive
+    return Verdict(
+        passed, verdict.comparisons, tuple(layers), tuple(sensitivity), first_diverging(layers), tuple(insensitive))
+
+
 def weigh(keras: GateReference, layers: Sequence[LayerComparison]) -> tuple[list[Sensitivity], list[str]]:
     """For each weighted layer whether a change is seen in the outputs or in its own; and those where in neither."""
     compared = {row.layer for row in layers if row.passed}
@@ -147,7 +161,7 @@ def weigh(keras: GateReference, layers: Sequence[LayerComparison]) -> tuple[list
     for layer, effect in keras.effects.items():
         call = keras.calls.get(layer)
         held = keras.calls.get(holds.get(layer) or "")
-        varied = held is not None and held.output is not None and (held.linear or float(np.ptp(held.output)) > 0)
+        varied = held is not None and (held.linear or held.varied)
         covered = layer in compared and call is not None and call.alive and varied
         seen = effect is not None and effect > keras.tolerance.rms_error
         found.append(Sensitivity(layer, effect, seen, covered))
@@ -344,3 +358,37 @@ class Exposed:
             file.truncate(self._size)
             file.seek(self._size)
             file.write(extra.SerializeToString())
+
+
+def stream_layers(
+    model: Any, heads: Sequence[Any], keras: GateReference, path: Path, *, limit: int = STREAM_BYTES,
+    progress: Callable[[str], None] = lambda step: None,
+) -> list[LayerComparison]:
+    """Compare every mapped layer on the first case, in groups whose outputs take up to ``limit`` bytes.
+
+    ``model`` is the Keras model that ``keras`` is of. Both sides run once for each group.
+    """
+    from cnnexport.parity import live
+
+    inputs = keras.references[0].case.inputs
+    holders = list(dict.fromkeys(row.holds for row in keras.layers if row.holds))
+    results: dict[str, LayerComparison] = {}
+    rows = {row.layer: row for row in keras.layers}
+    with closing(Exposed(Path(path), [p.name for p in keras.outputs])) as exposed:
+        tensors = [t for t in dict.fromkeys(row.tensor for row in keras.layers) if t is not None]
+        session, present = exposed.session(tensors)
+        left = holders
+        while left:
+            progress(f"layers {len(holders) - len(left) + 1} to {len(holders)}")
+            members = set(left)
+            calls = live.run(model, heads, inputs, layers=True, wanted=members.__contains__, limit=limit).calls
+            group = [layer for layer in left if calls[layer].output is not None] or left[:1]
+            names = [n for n in dict.fromkeys(rows[layer].tensor for layer in group) if n in present]
+            produced = run_session(session, [n for n in names if n], inputs, keras.inputs)
+            mine = [row for row in keras.layers if row.holds in group]
+            for result in compare_layers(mine, calls, produced, keras.tolerance):
+                results[result.layer] = result
+            left = [layer for layer in left if layer not in group]
+    rest = compare_layers([row for row in keras.layers if row.layer not in results], {}, {}, keras.tolerance)
+    results |= {row.layer: row for row in rest}
+    return [results[row.layer] for row in keras.layers]

@@ -121,7 +121,7 @@ def _probes(ports: Sequence[Port], seed: int, value_range: tuple[float, float] |
 
     def channel(index: int) -> object:
         def fill(shape: tuple[int, ...]) -> Array:
-            array = np.zeros(shape)
+            array: Array = np.zeros(shape)
             array[..., index % max(shape[-1] if shape else 1, 1)] = 1.0
             return array
         return fill

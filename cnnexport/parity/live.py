@@ -17,7 +17,8 @@ class Call:
     """The calls of one leaf layer in one run of a model, in the order of the run.
 
     ``output`` is an array where it was wanted; ``source`` is the layer whose output is the only input;
-    ``identity`` tells that input and output are equal, ``alive`` that some input is not zero.
+    ``identity`` tells that input and output are equal, ``alive`` that some input is not zero, ``varied`` that
+    the output is not one number throughout.
     """
 
     layer: str
@@ -28,6 +29,7 @@ class Call:
     source: str | None = None
     identity: bool = False
     alive: bool = False
+    varied: bool = False
     linear: bool = True
     weighted: bool = False
 
@@ -119,6 +121,7 @@ def _observed(
             if len(inputs) == 1 and tuple(inputs[0].shape) == entry.shape and not entry.weighted:
                 entry.identity = inputs[0] is result or bool(np.array_equal(to_numpy(inputs[0]), array))
             entry.alive = any(bool(np.any(to_numpy(x))) for x in inputs) if entry.weighted else True
+            entry.varied = bool(array.size) and bool((array != array.flat[0]).any())
             if wanted(path) and (limit is None or total + array.nbytes <= limit):
                 entry.output = array
                 total += array.nbytes

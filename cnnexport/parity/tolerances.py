@@ -47,7 +47,7 @@ class Tolerance:
             "unit": "standard deviations of Keras' output",
             **asdict(self),
             "reason": "rounding grows with eps * sqrt(terms), the dot products' lengths summed over the network; see "
-                      "cnnexport.parity.tolerance",
+                      "cnnexport.parity.tolerances",
         }
 
 

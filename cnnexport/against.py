@@ -1,0 +1,223 @@
+"""`verify --against`: an ONNX file, of ours or of any other exporter, compared with live Keras."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from cnnexport import bundle
+from cnnexport.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from cnnexport.conversion import Port
+    from cnnexport.parity import Comparison, Verdict
+    from cnnexport.parity.layers import LayerComparison
+
+
+@dataclass(frozen=True)
+class Against:
+    """The comparison of ``path`` with the Keras model ``target``."""
+
+    path: str
+    target: str
+    verdict: Verdict
+    layers: tuple[LayerComparison, ...]
+    asked_for_layers: bool
+    max_error: float
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict.passed and all(row.passed is not False for row in self.layers)
+
+    @property
+    def first_diverging(self) -> str | None:
+        """The first layer whose tensor is not what Keras computes."""
+        from cnnexport.parity.layers import first_diverging
+
+        return first_diverging(self.layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison as JSON values; numbers that are not finite are null."""
+        values = {
+            "path": self.path, "against": self.target, "passed": self.passed,
+            "first_diverging_layer": self.first_diverging,
+            "insensitive": list(self.verdict.insensitive), "max_error_allowed": self.max_error,
+            "comparisons": [asdict(c) for c in self.verdict.comparisons],
+            "layers": [asdict(row) for row in self.layers],
+            "sensitivity": [asdict(row) for row in self.verdict.sensitivity],
+        }
+        made: dict[str, Any] = json.loads(json.dumps(values), parse_constant=lambda name: None)
+        return made
+
+    def format(self) -> str:
+        """The comparison as text; with ``--layers`` the table of layers, the first that diverges marked."""
+        lines = [format_comparisons(self.verdict.comparisons)]
+        if self.asked_for_layers:
+            lines += ["", format_layers(self.layers)]
+        first = self.first_diverging
+        if first:
+            lines.append(f"the first layer that diverges is '{first}'")
+        if self.verdict.insensitive:
+            lines.append(f"insensitive: nothing would show a change of {', '.join(self.verdict.insensitive)}")
+        lines.append(f"{'passed' if self.passed else 'FAILED'}: {self.path} against {self.target}, "
+                     f"{self.max_error:.0e} standard deviations allowed")
+        return "\n".join(lines)
+
+
+def format_comparisons(comparisons: Sequence[Comparison]) -> str:
+    """A line for each output, level and kind of input: its worst batch."""
+    from cnnexport.architectures.show import columns
+
+    worst: dict[tuple[str, str, str], Comparison] = {}
+    for c in comparisons:
+        key = (c.output, c.level, c.kind)
+        if key not in worst or (worst[key].passed, -worst[key].max_error) > (c.passed, -c.max_error):
+            worst[key] = c
+    rows = [("output", "level", "input", "max", "RMS", "ulps", "top-1", "top-5", "")]
+    rows += [(c.output, c.level, c.kind, f"{c.max_error:.1e}", f"{c.rms_error:.1e}", f"{c.max_ulps:.0f}",
+              _share(c.top1_agreement), _share(c.top5_agreement), "" if c.passed else "<- differs")
+             for c in worst.values()]
+    return columns(rows, right=(3, 4, 5, 6, 7))
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"
+
+
+def format_layers(layers: Sequence[LayerComparison]) -> str:
+    """The table of layers: shape, errors, and the first that diverges marked."""
+    from cnnexport.architectures.show import columns
+    from cnnexport.parity.layers import first_diverging
+
+    first = first_diverging(layers)
+    rows = [("layer", "kind", "shape", "max", "RMS", "relative", "")]
+    for row in layers:
+        shape = "" if row.shape is None else "x".join(map(str, row.shape[1:]))
+        errors = [f"{v:.1e}" if v is not None else "" for v in (row.max_error, row.rms_error, row.relative_error)]
+        mark = "<- first that diverges" if row.layer == first else "<- diverges" if row.passed is False else row.reason
+        rows.append((row.layer, row.kind, shape, errors[0], errors[1], errors[2], mark))
+    return columns(rows, right=(3, 4, 5))
+
+
+def verify_against(
+    path: Path,
+    target: str,
+    *,
+    layers: bool = False,
+    seed: int | None = None,
+    unsafe_load: bool = False,
+    custom_objects: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] = lambda step: None,
+) -> Against:
+    """Compare the bundle or ONNX file at ``path`` with ``target``: a Keras model file or an architecture.
+
+    An architecture is built as the bundle's manifest records it (seed and options); for a bare ONNX file with
+    ``seed`` (0) and its default options. With ``layers``, every layer that a tensor of the file holds is compared,
+    in groups of bounded memory.
+
+    Raises:
+        UsageError: ``target`` does not fit the file (other inputs or outputs).
+        InputError: a file that cannot be read or run.
+    """
+    import onnx_ir as ir
+
+    from cnnexport import heads, parity, pipeline
+    from cnnexport.parity.gate import stream_layers
+
+    path = Path(path)
+    folder = path if path.is_dir() else None
+    file = path / "model.onnx" if folder else path
+    manifest = bundle.read_manifest(folder) if folder else None
+    options = dict(manifest["options"]) if manifest else {}
+    seed = seed if seed is not None else int(options.get("seed") or 0)
+    progress("build")
+    source = pipeline.source_of(
+        target, options, seed=seed, unsafe_load=unsafe_load, custom_objects=custom_objects)
+    model = source.model
+    try:
+        graph = ir.load(file)
+    except Exception as error:
+        raise InputError(f"{file} cannot be read: {' '.join(str(error).split())[:200]}; give an ONNX file") from error
+    found = heads.heads(model)
+    # A file may have been made without the final activation.
+    drop = bool(options.get("logits")) and manifest is not None and manifest["architecture"] is None
+    kept = [None] * len(found) if drop else found
+    with heads.without(found) if drop else nullcontext():
+        inputs, outputs, batch = _ports(model, graph.graph)
+        converted = SimpleNamespace(model=graph, inputs=inputs, outputs=outputs)
+        progress("keras")
+        reference = parity.reference(
+            model, converted, seed=seed, value_range=source.value_range, batch=batch, kept_heads=kept,
+            precision=pipeline.precision_of(graph), layers=True, macs=manifest["macs"] if manifest else None,
+            keep_layers=not layers)
+        progress("compare")
+        verdict = parity.judge(reference, file)
+        rows = tuple(verdict.layers)
+        if layers:
+            rows = tuple(stream_layers(model, kept, reference, file, progress=progress))
+            verdict = parity.weighed(reference, verdict, rows)
+            if not any(row.tensor for row in rows):
+                raise UsageError(f"no tensor of {file} is named after a layer of {target}, so there are no layers to "
+                                 "compare; leave --layers out, or give a bundle of cnnexport")
+    return Against(str(path), str(target), verdict, rows, layers, reference.tolerance.max_error)
+
+
+def _ports(model: Any, graph: Any) -> tuple[tuple[Port, ...], tuple[Port, ...], int | None]:
+    """The ports of the file in the order of Keras' inputs and outputs, and its fixed batch size (None: dynamic).
+
+    Raises UsageError where they do not fit.
+    """
+    import keras
+
+    from cnnexport.conversion import Port
+    from cnnexport.conversion.ports import input_ports
+
+    wanted = input_ports(model)
+    given = [v for v in graph.inputs if v.name not in graph.initializers]
+    results = [(tuple(t.shape), keras.backend.standardize_dtype(t.dtype))
+               for t in keras.tree.flatten(getattr(model, "outputs", None) or [])]
+    made: dict[str, list[Port]] = {}
+    for kind, keras_side, values in (
+            ("inputs", [(p.shape, p.dtype) for p in wanted], given), ("outputs", results, list(graph.outputs))):
+        if len(keras_side) != len(values):
+            raise UsageError(f"the file has {len(values)} {kind}, the Keras model {len(keras_side)}; "
+                             "give the model that the file was made of")
+        made[kind] = []
+        for (shape, dtype), value in zip(keras_side, values):
+            sizes = _sizes(value)
+            fits = _fits(sizes, shape)
+            first = _fits(sizes, (shape[0], shape[-1], *shape[1:-1])) and len(shape) > 2
+            if not fits and not first:
+                text = "x".join("?" if s is None else str(s) for s in shape)
+                theirs = "x".join("?" if s is None else str(s) for s in sizes or ())
+                raise UsageError(f"'{value.name}' of the file is {theirs}, the Keras model has {text}; give the model "
+                                 "that the file was made of")
+            made[kind].append(Port(str(value.name), _known(shape, sizes, first and not fits), dtype,
+                                   first and not fits))
+    sizes = _sizes(given[0]) if given else None
+    return tuple(made["inputs"]), tuple(made["outputs"]), sizes[0] if sizes else None
+
+
+def _sizes(value: Any) -> tuple[int | None, ...] | None:
+    return None if value.shape is None else tuple(d if isinstance(d, int) else None for d in value.shape)
+
+
+def _fits(sizes: tuple[int | None, ...] | None, shape: tuple[int | None, ...]) -> bool:
+    return sizes is None or (
+        len(sizes) == len(shape) and all(a is None or b is None or a == b for a, b in zip(sizes, shape)))
+
+
+def _known(
+    shape: tuple[int | None, ...], sizes: tuple[int | None, ...] | None, first: bool
+) -> tuple[int | None, ...]:
+    """Keras' shape with the sizes that only the file knows."""
+    if sizes is None:
+        return shape
+    own = (sizes[0], *sizes[2:], sizes[1]) if first else sizes
+    return tuple(a if a is not None else b for a, b in zip(shape, own))
+
