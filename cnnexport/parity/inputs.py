@@ -111,7 +111,7 @@ def _probes(ports: Sequence[Port], seed: int, value_range: tuple[float, float] |
         arrays = []
         for port, shape, is_float in zip(ports, shapes, floats):
             if is_float:
-                array = np.asarray(fill(shape), np.float64)  # type: ignore[operator]
+                array: Array = np.asarray(fill(shape), np.float64)  # type: ignore[operator]
             elif kind == "noise":
                 array = rng.integers(0, 2, shape)
             else:

@@ -75,6 +75,26 @@ def run(
     return Run([np.ascontiguousarray(to_numpy(r)) for r in results], before, calls)
 
 
+def run_in_parts(model: Any, heads: Sequence[Any], arrays: Sequence[Array], rows: int) -> Run:
+    """As ``run``, at most ``rows`` rows at a time: Keras holds every layer's output until a run ends.
+
+    A model whose outputs are not one for each row runs in one piece.
+    """
+    batch = len(arrays[0]) if arrays else 0
+    if rows >= batch:
+        return run(model, heads, arrays)
+    parts: list[Run] = []
+    for start in range(0, batch, rows):
+        part = run(model, heads, [a[start:start + rows] for a in arrays])
+        size = min(rows, batch - start)
+        if any(x is not None and (not x.ndim or len(x) != size) for x in (*part.outputs, *part.logits)):
+            return run(model, heads, arrays)
+        parts.append(part)
+    before = [None if any(p.logits[i] is None for p in parts) else np.concatenate([p.logits[i] for p in parts])
+              for i in range(len(parts[0].logits))]
+    return Run([np.concatenate([p.outputs[i] for p in parts]) for i in range(len(parts[0].outputs))], before)
+
+
 def to_numpy(tensor: Any) -> Array:
     """A Keras tensor as an array; bfloat16, which NumPy lacks, as float32."""
     import keras
