@@ -35,6 +35,16 @@ class Against:
         return self.verdict.passed and all(row.passed is not False for row in self.layers)
 
     @property
+    def reason(self) -> str:
+        """Why it did not pass, in one line."""
+        if self.first_diverging or not all(c.passed for c in self.verdict.comparisons):
+            where = f", first in layer '{self.first_diverging}'" if self.first_diverging else ""
+            return f"{self.path} does not compute what {self.target} computes{where}"
+        named = ", ".join(f"'{layer}'" for layer in self.verdict.insensitive[:3])
+        return (f"insensitive: a change of the weights of {named} would be seen neither in the outputs nor in a "
+                "layer's own, so nothing is proven of them")
+
+    @property
     def first_diverging(self) -> str | None:
         """The first layer whose tensor is not what Keras computes."""
         from cnnexport.parity.layers import first_diverging

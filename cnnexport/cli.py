@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from cnnexport import __version__
-from cnnexport.errors import INTERRUPTED, ProviderError, describe
+from cnnexport.errors import INTERRUPTED, ParityError, ProviderError, describe
 
 _EPILOG = """
 \b
@@ -247,6 +247,72 @@ def inspect(path: Path, as_json: bool) -> None:
         _print_json(summary.to_dict())
     else:
         click.echo(format_summary(summary))
+
+
+@cli.command(epilog=_EPILOG)
+@click.argument("path", type=click.Path(path_type=Path), metavar="FILE_OR_BUNDLE")
+@click.option("--provider", "providers", multiple=True, type=click.Choice(["cpu", "cuda"]), default=("cpu",),
+              show_default=True, help="Execution provider of ONNX Runtime that must run the graph; repeatable.")
+@click.option("--runtime", "runtimes", multiple=True, type=click.Choice(["ort", "openvino", "reference"]),
+              default=("ort",), show_default=True,
+              help="ONNX Runtime, OpenVINO, or ONNX's slow reference evaluator; repeatable.")
+@click.option("--against", metavar="MODEL",
+              help="Compare with live Keras too: a Keras model file, or an architecture's name.")
+@click.option("--layers", is_flag=True, help="With --against: compare every layer, and name the first that diverges.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of the images compared and of an architecture's weights.")
+@click.option("--custom-objects", type=click.Path(path_type=Path), metavar="FILE.py",
+              help="Python file that defines the Keras model's own layers; it is run.")
+@click.option("--unsafe-load", is_flag=True, help="Let the Keras model file run code stored in it.")
+@_json_option
+@click.option("--quiet", is_flag=True, help="Neither progress nor result: the exit code tells.")
+def verify(
+    path: Path,
+    providers: tuple[str, ...],
+    runtimes: tuple[str, ...],
+    against: str | None,
+    layers: bool,
+    seed: int | None,
+    custom_objects: Path | None,
+    unsafe_load: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Verify a bundle: checksums, manifest, ONNX checker, and that runtimes compute what Keras did.
+
+    Needs no TensorFlow unless --against is given; with it, any exporter's ONNX file can be compared.
+    """
+    from cnnexport import verification
+    from cnnexport.console import Progress, quiet_libraries
+
+    if layers and against is None:
+        raise click.UsageError("--layers compares with live Keras: give --against MODEL too")
+    compared = None
+    with quiet_libraries() as stream:
+        progress = Progress(stream, quiet=quiet)
+        try:
+            found = verification.verify(path, providers=providers, runtimes=runtimes, progress=progress)
+            if against is not None:
+                from cnnexport.against import verify_against
+                from cnnexport.models import import_custom_objects
+
+                objects = None if custom_objects is None else import_custom_objects(custom_objects)
+                compared = verify_against(path, against, layers=layers, seed=seed, unsafe_load=unsafe_load,
+                                          custom_objects=objects, progress=progress)
+            progress.finish()
+        finally:
+            progress.abandon()
+    for warning in found.warnings:
+        click.echo(f"cnnexport: warning: {warning}", err=True)
+    if as_json:
+        _print_json({**found.to_dict(), "against": None if compared is None else compared.to_dict(),
+                     "passed": found.passed and (compared is None or compared.passed)})
+    elif not quiet:
+        if compared is not None:
+            click.echo(compared.format())
+        else:
+            click.echo(found.format())
+    if compared is not None and not compared.passed:
+        raise ParityError(compared.reason)
 
 
 @cli.command(epilog=_EPILOG)

@@ -101,17 +101,17 @@ def inspect_onnx(path: str | os.PathLike[str]) -> OnnxSummary:
     """
     given = Path(path)
     model_path, manifest = _locate(given)
-    model, size, digest = _load(model_path)
-    external = _external_files(model, model_path)
+    model, size, digest = load(model_path)
+    external = external_files(model, model_path)
     parameters, initializer_bytes = _sizes(model)
-    slim = _without_weights(model, in_place=True)
+    slim = without_weights(model, in_place=True)
     macs, _, shapes = _infer_macs(slim, 1)
     nodes = Counter(
         node.op_type if node.domain in _DEFAULT_DOMAINS else f"{node.domain}::{node.op_type}"
-        for node in _nodes(model.graph)
+        for node in nodes_of(model.graph)
     )
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    inputs = tuple(_tensor_info(value) for value in model.graph.input if value.name not in initializers)
+    stored = {tensor.name for tensor in model.graph.initializer}
+    inputs = tuple(_tensor_info(value) for value in model.graph.input if value.name not in stored)
     untrained = manifest.get("untrained")
     return OnnxSummary(
         path=str(given),
@@ -144,7 +144,7 @@ def count_macs(model_proto: Any, batch: int = 1) -> tuple[int | None, dict[str, 
     is None where a shape cannot be inferred, or counted operators sit in a loop or branch. Local functions
     are inlined first. Nodes without a name are called ``<operator>_<index>``. The model is not changed.
     """
-    total, per_node, _ = _infer_macs(_without_weights(model_proto, in_place=False), batch)
+    total, per_node, _ = _infer_macs(without_weights(model_proto, in_place=False), batch)
     return total, per_node
 
 
@@ -195,12 +195,13 @@ def _locate(path: Path) -> tuple[Path, dict[str, Any]]:
         raise InputError(f"{path} is a folder without model.onnx; give an ONNX file or a bundle folder.")
     if not manifest_path.is_file():
         return model_path, {}
+    bundle.check_sums(path)
     manifest = bundle.read_manifest(path)
-    bundle.check_files(path, manifest)
+    bundle.check_files(path, manifest, hashed=True)
     return model_path, manifest
 
 
-def _load(path: Path) -> tuple[Any, int, str]:
+def load(path: Path) -> tuple[Any, int, str]:
     """The ModelProto without external data, the file's bytes, and its SHA-256."""
     import onnx
 
@@ -232,13 +233,13 @@ def _load(path: Path) -> tuple[Any, int, str]:
     return model, len(content), hashlib.sha256(content).hexdigest()
 
 
-def _nodes(graph: Any) -> Iterator[Any]:
+def nodes_of(graph: Any) -> Iterator[Any]:
     """The nodes of a graph and of its subgraphs."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
             for subgraph in _subgraphs(attribute):
-                yield from _nodes(subgraph)
+                yield from nodes_of(subgraph)
 
 
 def _subgraphs(attribute: Any) -> list[Any]:
@@ -248,12 +249,12 @@ def _subgraphs(attribute: Any) -> list[Any]:
 def _graphs(graph: Any) -> Iterator[Any]:
     """A graph and its subgraphs."""
     yield graph
-    for node in _nodes(graph):
+    for node in nodes_of(graph):
         for attribute in node.attribute:
             yield from _subgraphs(attribute)
 
 
-def _attribute_tensors(nodes: Iterator[Any]) -> Iterator[Any]:
+def attribute_tensors(nodes: Iterator[Any]) -> Iterator[Any]:
     for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("t"):
@@ -267,7 +268,7 @@ def _attribute_tensors(nodes: Iterator[Any]) -> Iterator[Any]:
                 yield sparse.indices
 
 
-def _initializers(graph: Any) -> Iterator[Any]:
+def initializers(graph: Any) -> Iterator[Any]:
     """The initializers of a graph and its subgraphs; a sparse one as its values and indices."""
     for inner in _graphs(graph):
         yield from inner.initializer
@@ -276,21 +277,21 @@ def _initializers(graph: Any) -> Iterator[Any]:
             yield sparse.indices
 
 
-def _external_files(model: Any, model_path: Path) -> tuple[ExternalFile, ...]:
+def external_files(model: Any, model_path: Path) -> tuple[ExternalFile, ...]:
     """The external data files of a model, each checked to lie inside the model's folder and to be whole."""
     from onnx import TensorProto
 
     needed: dict[str, int] = {}
-    tensors = [*_initializers(model.graph), *_attribute_tensors(_nodes(model.graph))]
+    tensors = [*initializers(model.graph), *attribute_tensors(nodes_of(model.graph))]
     for function in model.functions:
-        tensors.extend(_attribute_tensors(iter(function.node)))
+        tensors.extend(attribute_tensors(iter(function.node)))
     for tensor in tensors:
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
         try:
             offset = int(entries.get("offset", "0"))
-            length = int(entries.get("length", str(_tensor_bytes(tensor))))
+            length = int(entries.get("length", str(tensor_bytes(tensor))))
         except ValueError:
             offset = length = -1
         if not entries.get("location") or offset < 0 or length < 0:
@@ -342,14 +343,14 @@ def _sha256(path: Path) -> str:
 def _sizes(model: Any) -> tuple[int, int]:
     """Floating-point parameters (elements), and the bytes of all initializers."""
     parameters = size = 0
-    for tensor in _initializers(model.graph):
-        size += _tensor_bytes(tensor)
+    for tensor in initializers(model.graph):
+        size += tensor_bytes(tensor)
         if _is_float(tensor):
             parameters += math.prod(tensor.dims)
-    for node in _nodes(model.graph):
+    for node in nodes_of(model.graph):
         if node.op_type != "Constant" or node.domain not in _DEFAULT_DOMAINS:
             continue
-        for tensor in _attribute_tensors(iter([node])):
+        for tensor in attribute_tensors(iter([node])):
             if _is_float(tensor) and math.prod(tensor.dims) > 1:
                 parameters += math.prod(tensor.dims)
     return parameters, size
@@ -374,7 +375,7 @@ def _dtype(code: int) -> str:
     return {"float": "float32", "double": "float64", "undefined": "unknown"}.get(name, name)
 
 
-def _tensor_bytes(tensor: Any) -> int:
+def tensor_bytes(tensor: Any) -> int:
     """The bytes that a tensor's elements take as raw data, computed from its type and shape."""
     elements = math.prod(tensor.dims)
     name = _type_name(tensor.data_type)
@@ -389,7 +390,7 @@ def _tensor_bytes(tensor: Any) -> int:
     return int((elements * bits + 7) // 8)
 
 
-def _without_weights(model: Any, *, in_place: bool) -> Any:
+def without_weights(model: Any, *, in_place: bool) -> Any:
     """A model for shape inference: large initializers and constants become graph inputs.
 
     ``in_place`` drops the weights of ``model`` itself as it goes, so that their memory is free.
@@ -505,7 +506,7 @@ def _count(graph: Any) -> tuple[int | None, dict[str, int]]:
         if node.domain not in _DEFAULT_DOMAINS:
             continue
         if node.op_type in _LOOPS_AND_BRANCHES:
-            if any(_is_counted(inner) for a in node.attribute for g in _subgraphs(a) for inner in _nodes(g)):
+            if any(_is_counted(inner) for a in node.attribute for g in _subgraphs(a) for inner in nodes_of(g)):
                 total = None
             continue
         if not _is_counted(node):

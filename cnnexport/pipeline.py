@@ -338,6 +338,7 @@ def _describe(
     (folder / bundle.CARD).write_text(card.model_card(manifest, parity), encoding="utf-8")
     files[bundle.CARD] = _facts(folder / bundle.CARD)
     bundle.write_json(folder / bundle.MANIFEST, manifest)
+    bundle.write_sums(folder)
     return manifest
 
 

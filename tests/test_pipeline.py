@@ -57,7 +57,7 @@ def test_a_bundle_is_complete(tmp_path: Path) -> None:
 
     made = package.convert("resnet50", input_shape=(64, 64, 3), output=tmp_path / "b")
     names = sorted(str(p.relative_to(made.path)) for p in made.path.rglob("*") if p.is_file())
-    assert names == ["README.md", "layers.svg", "manifest.json", "model.onnx", "parity.json",
+    assert names == ["README.md", "SHA256SUMS", "layers.svg", "manifest.json", "model.onnx", "parity.json",
                      "test_data_set_0/input_0.pb", "test_data_set_0/output_0.pb"]
     manifest = json.loads((made.path / "manifest.json").read_text())
     schema = json.loads((Path(bundle.__file__).parent / "manifest.schema.json").read_text())
@@ -65,7 +65,7 @@ def test_a_bundle_is_complete(tmp_path: Path) -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
     assert manifest == made.manifest and manifest["parameters"] == 25_636_712
     bundle.check_files(made.path, manifest)
-    assert sorted(manifest["files"]) == [n for n in names if n != "manifest.json"]
+    assert sorted(manifest["files"]) == [n for n in names if n not in ("manifest.json", "SHA256SUMS")]
     parity = json.loads((made.path / "parity.json").read_text())
     assert parity["passed"] and parity["model_sha256"] == manifest["files"]["model.onnx"]["sha256"]
     assert parity["batches"] == [1, 2, 3, 11, 31]

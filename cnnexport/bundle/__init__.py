@@ -8,6 +8,7 @@
 | ``layers.svg`` | the error of each layer along the depth |
 | ``test_data_set_0/`` | inputs and Keras' outputs as TensorProtos, as the ONNX model zoo lays them out |
 | ``README.md`` | a model card made from the manifest |
+| ``SHA256SUMS`` | the checksum of every other file, as ``sha256sum -c`` reads it, and its own in a last comment |
 
 Written beside its place and renamed in whole, so that a kill at any moment leaves the old bundle or none.
 """
@@ -32,6 +33,9 @@ MANIFEST = "manifest.json"
 PARITY = "parity.json"
 CARD = "README.md"
 LAYERS = "layers.svg"
+SUMS = "SHA256SUMS"
+_LARGEST_TEXT = 64 << 20
+"""Bytes of a manifest, record or list of checksums; no larger one is read."""
 _BLOCK = 1 << 20
 
 
@@ -177,24 +181,108 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a bundle. Raises BundleError where it is missing or is no manifest."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BundleError(f"{folder} has no {MANIFEST}: it is incomplete; convert the model again") from error
-    except (OSError, ValueError) as error:
+        manifest = json.loads(_read_text(folder, MANIFEST))
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read ({str(error).splitlines()[0]}); convert the model again") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise BundleError(f"{path} is no manifest of a bundle; convert the model again")
     return manifest
 
 
-def check_files(folder: Path, manifest: dict[str, Any]) -> None:
-    """Raises BundleError naming the first file of ``manifest`` that is missing or altered."""
+def write_sums(folder: Path) -> None:
+    """Write ``SHA256SUMS`` for all files of ``folder``; its last line is a comment with the hash of those before."""
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != SUMS)
+    lines = "".join(f"{sha256(folder / name)}  {name}\n" for name in names)
+    own = hashlib.sha256(lines.encode()).hexdigest()
+    (folder / SUMS).write_bytes(f"{lines}# {own}  {SUMS}\n".encode())
+
+
+def check_sums(folder: Path) -> list[str]:
+    """Check every file of a bundle against ``SHA256SUMS``; returns the names of files that it does not list.
+
+    Raises BundleError naming the first file that is missing or altered, or that does not lie in the bundle: nothing
+    outside of it is opened.
+    """
+    text = _read_text(folder, SUMS)
+    lines, mark, last = text.rpartition("# ")
+    entries: dict[str, str] = {}
+    for line in lines.splitlines():
+        digest, separator, name = line.partition("  ")
+        if not separator or len(digest) != 64 or name in entries:
+            mark = ""
+        entries[name] = digest
+    if not mark or not entries or last != f"{hashlib.sha256(lines.encode()).hexdigest()}  {SUMS}\n":
+        raise BundleError(f"{folder / SUMS} was altered after it was written; convert the model again")
+    for name, digest in entries.items():
+        path = _inside(folder, name)
+        if not path.is_file():
+            raise BundleError(f"{folder} has no {name}: it is incomplete; convert the model again")
+        if sha256(path) != digest:
+            raise BundleError(f"{path} was altered after it was written (its SHA-256 is not that of {SUMS}); "
+                              "convert the model again")
+    found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir() or p.is_symlink()}
+    return sorted(found - set(entries) - {SUMS})
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The file ``name`` of a bundle. Raises BundleError where it is not a file of its own, inside the folder."""
+    parts = name.split("/")
+    path = folder / name
+    wrong = (not name or "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts)
+             or any((folder.joinpath(*parts[:i + 1])).is_symlink() for i in range(len(parts))))
+    if wrong or (os.path.lexists(path) and not path.is_file()):
+        raise BundleError(f"{folder} names '{name}', which is no file inside it; not opened: take the bundle from its "
+                          "maker again")
+    return path
+
+
+def _read_text(folder: Path, name: str) -> str:
+    path = _inside(folder, name)
+    try:
+        if path.stat().st_size > _LARGEST_TEXT:
+            raise BundleError(f"{path} is larger than {_LARGEST_TEXT >> 20} MiB, which none of its kind is; convert "
+                              "the model again")
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError as error:
+        raise BundleError(f"{folder} has no {name}: it is incomplete; convert the model again") from error
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read ({str(error).splitlines()[0]}): it was altered after it was written; "
+                          "convert the model again") from error
+
+
+def check_files(folder: Path, manifest: dict[str, Any], *, hashed: bool = False) -> None:
+    """Raises BundleError naming the first file of ``manifest`` that is missing or altered.
+
+    ``hashed`` tells that ``check_sums`` has read the files already: the manifest must say the same.
+    """
+    known = _sums(folder) if hashed else {}
     for name, facts in manifest["files"].items():
-        path = folder / name
-        if not isinstance(facts, dict) or not path.resolve().is_relative_to(folder.resolve()):
+        path = _inside(folder, name)
+        if not isinstance(facts, dict):
             raise BundleError(f"{folder / MANIFEST} names the file '{name}' wrongly; convert the model again")
         if not path.is_file():
             raise BundleError(f"{folder} has no {name}: it is incomplete; convert the model again")
-        if path.stat().st_size != facts.get("bytes") or sha256(path) != facts.get("sha256"):
+        if path.stat().st_size != facts.get("bytes") or (
+                known.get(name) or sha256(path)) != facts.get("sha256"):
             raise BundleError(f"{path} was altered after it was written (its SHA-256 is not the manifest's); "
                               "convert the model again")
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """The hashes by name that ``check_sums`` has found true."""
+    lines = (line.partition("  ") for line in (folder / SUMS).read_text(encoding="utf-8").splitlines())
+    return {name: digest for digest, _, name in lines if not digest.startswith("#")}
+
+
+def read_parity(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """The parity record of a bundle, which must be of its model file. Raises BundleError where it is not."""
+    path = folder / PARITY
+    try:
+        record = json.loads(_read_text(folder, PARITY))
+        bound = record["model_sha256"] == manifest["files"]["model.onnx"]["sha256"]
+        record["passed"], record["tolerance"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError(f"{path} is no parity record; convert the model again") from error
+    if not bound:
+        raise BundleError(f"{path} is of another model.onnx (its SHA-256 differs); convert the model again")
+    return dict(record)

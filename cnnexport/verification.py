@@ -1,0 +1,311 @@
+"""`verify`: is a bundle whole, and does it still compute what Keras computed? Without TensorFlow."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cnnexport import bundle
+from cnnexport.errors import BundleError, InputError, ParityError, ProviderError, UsageError
+
+RUNTIMES = ("ort", "openvino", "reference")
+_MOST_ELEMENTS = 1 << 31
+"""Elements of the largest tensor that a graph may make; beyond it memory would be at the file's mercy."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One step of a verification, its finding in a few words, and its seconds."""
+
+    name: str
+    passed: bool
+    detail: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What ``verify`` found; ``verified`` is False for a bare ONNX file, with which nothing was compared."""
+
+    path: str
+    verified: bool
+    checks: tuple[Check, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The verification as JSON values."""
+        return {**asdict(self), "passed": self.passed}
+
+    def format(self) -> str:
+        """A line for each step."""
+        width = max(len(check.name) for check in self.checks)
+        lines = [f"{'ok  ' if c.passed else 'FAIL'} {c.name:<{width}}  {c.detail}" for c in self.checks]
+        state = "passed" if self.passed else "FAILED"
+        more = "" if self.verified else " (unverified: nothing to compare it with; give --against)"
+        return "\n".join([*lines, f"{state}: {self.path}{more}"])
+
+
+def verify(
+    path: Path,
+    *,
+    providers: Sequence[str] = ("cpu",),
+    runtimes: Sequence[str] = ("ort",),
+    progress: Callable[[str], None] = lambda step: None,
+) -> Verification:
+    """Verify a bundle, or as far as that goes a bare ONNX file.
+
+    ``runtimes`` are among RUNTIMES; ``providers`` ("cpu", "cuda") are those of ONNX Runtime, each proven to have
+    run the graph.
+
+    Raises:
+        UsageError: a runtime that is not installed.
+        InputError: an ONNX file that cannot be read, checked or run.
+        ParityError: a runtime computes something else than Keras did.
+        ProviderError: a provider that cannot be had or did not run the graph.
+        BundleError: a bundle incomplete or altered.
+    """
+    path = Path(path)
+    checks: list[Check] = []
+
+    def step(name: str, work: Callable[[], str]) -> None:
+        progress(name)
+        start = time.perf_counter()
+        detail = work()
+        checks.append(Check(name, True, detail, round(time.perf_counter() - start, 3)))
+
+    _check_runtimes(runtimes)
+    is_bundle = path.is_dir() and any((path / name).exists() for name in (bundle.MANIFEST, bundle.SUMS, bundle.PARITY))
+    if path.is_dir() and not is_bundle:
+        raise InputError(f"{path} is a folder without {bundle.MANIFEST}; give a bundle or an ONNX file")
+    if not is_bundle:
+        _verify_file(path, step, providers, runtimes)
+        return Verification(str(path), False, tuple(checks))
+
+    manifest: dict[str, Any] = {}
+    parity: dict[str, Any] = {}
+    warnings: list[str] = []
+
+    def checksums() -> str:
+        extra = bundle.check_sums(path)
+        warnings.extend(f"{path} holds {name}, which is no part of the bundle" for name in extra)
+        manifest.update(bundle.read_manifest(path))
+        bundle.check_files(path, manifest, hashed=True)
+        return f"{len(manifest['files']) + 2} files"
+
+    def schema() -> str:
+        import jsonschema
+
+        text = (Path(bundle.__file__).parent / "manifest.schema.json").read_text(encoding="utf-8")
+        try:
+            jsonschema.validate(manifest, json.loads(text))
+        except jsonschema.ValidationError as error:
+            where = "/".join(map(str, error.absolute_path)) or "its top"
+            raise BundleError(f"{path / bundle.MANIFEST} does not follow its schema at {where}: "
+                              f"{error.message[:150]}; convert the model again") from error
+        return f"version {manifest['schema_version']}"
+
+    def record() -> str:
+        parity.update(bundle.read_parity(path, manifest))
+        if parity["passed"] is not True:
+            raise ParityError(f"{path / bundle.PARITY} says that the model did not pass; convert it again")
+        return f"passed, worst error {parity['worst_error']:.1e} standard deviations of Keras' output"
+
+    step("checksums", checksums)
+    step("manifest", schema)
+    step("parity record", record)
+    file = path / "model.onnx"
+    step("ONNX checker", lambda: check_model(file))
+    inputs, outputs = _vectors(path, manifest)
+    for runtime in runtimes:
+        for provider in providers if runtime == "ort" else ("cpu",):
+            name = f"{runtime} on {provider}" if runtime == "ort" else runtime
+
+            def vectors(runtime: str = runtime, provider: str = provider, name: str = name) -> str:
+                produced, proof = _run(file, runtime, provider, inputs, list(outputs))
+                return f"{_compare(path, name, outputs, produced, parity)}{proof}"
+
+            step(name, vectors)
+    return Verification(str(path), True, tuple(checks), tuple(warnings))
+
+
+def _check_runtimes(runtimes: Sequence[str]) -> None:
+    import importlib.util
+
+    for runtime in runtimes:
+        if runtime not in RUNTIMES:
+            raise UsageError(f"runtime '{runtime}' is unknown; choose one of {', '.join(RUNTIMES)}")
+        if runtime == "openvino" and importlib.util.find_spec("openvino") is None:
+            raise UsageError("OpenVINO is not installed here; pip install openvino, or leave --runtime openvino out")
+
+
+def _verify_file(path: Path, step: Any, providers: Sequence[str], runtimes: Sequence[str]) -> None:
+    step("ONNX checker", lambda: check_model(path))
+    feeds = _random_feeds(path)
+    for runtime in runtimes:
+        for provider in providers if runtime == "ort" else ("cpu",):
+            step(f"{runtime} on {provider}" if runtime == "ort" else runtime,
+                 lambda runtime=runtime, provider=provider: "runs" + _run(path, runtime, provider, feeds, None)[1])
+
+
+def check_model(file: Path) -> str:
+    """Check an ONNX file with ONNX's own checker, and that its sizes are sane. Raises InputError in one line."""
+    import onnx
+
+    from cnnexport import inspection
+
+    model, _, _ = inspection.load(file)
+    inspection.external_files(model, file)
+    for tensor in inspection.initializers(model.graph):
+        stored = len(tensor.raw_data)
+        external = tensor.data_location == onnx.TensorProto.EXTERNAL
+        if any(d < 0 for d in tensor.dims) or (stored and not external and stored != inspection.tensor_bytes(tensor)):
+            raise InputError(f"{file}: tensor '{tensor.name[:80]}' has a shape that its data has not; export it again")
+    try:
+        onnx.checker.check_model(str(file))
+    except Exception as error:  # ValidationError, or what a broken file makes the checker's parser raise
+        raise InputError(f"{file} is not valid ONNX: {_line(error)}; export it again") from error
+    slim = inspection.without_weights(model, in_place=True)
+    largest = _largest_tensor(slim)
+    if largest > _MOST_ELEMENTS:
+        raise InputError(f"{file} makes a tensor of {largest:,} elements, which no machine should be asked for; "
+                         "export it again")
+    opsets = ", ".join(f"{e.domain or 'ai.onnx'} {e.version}" for e in model.opset_import)
+    return f"valid, opset {opsets}"
+
+
+def _largest_tensor(slim: Any) -> int:
+    """Elements of the largest tensor of known shape in a graph; open sizes count as 1."""
+    import contextlib
+
+    import onnx
+
+    with contextlib.suppress(Exception):  # what cannot be inferred is not counted
+        slim = onnx.shape_inference.infer_shapes(slim, data_prop=True)
+    values = [*slim.graph.input, *slim.graph.value_info, *slim.graph.output]
+    return max((math.prod(abs(d.dim_value) or 1 for d in v.type.tensor_type.shape.dim) for v in values), default=0)
+
+
+def _vectors(path: Path, manifest: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The stored inputs and outputs by name. Raises BundleError where they are not those of the manifest."""
+    import onnx
+    from onnx import numpy_helper
+
+    made: list[dict[str, Any]] = []
+    for kind in ("input", "output"):
+        arrays: dict[str, Any] = {}
+        for index, tensor in enumerate(manifest[f"{kind}s"]):
+            name = f"test_data_set_0/{kind}_{index}.pb"
+            if name not in manifest["files"]:
+                raise BundleError(f"{path} has no {name}: it is incomplete; convert the model again")
+            try:
+                arrays[tensor["name"]] = numpy_helper.to_array(onnx.load_tensor(path / name))
+            except Exception as error:  # protobuf's and NumPy's own
+                raise BundleError(f"{path / name} is no tensor ({_line(error)}); convert the model again") from error
+        made.append(arrays)
+    return made[0], made[1]
+
+
+def _random_feeds(file: Path) -> dict[str, Any]:
+    """Seeded values for the inputs of a bare ONNX file; open sizes are 1. Raises InputError for absurd ones."""
+    import numpy as np
+    import onnx
+
+    from cnnexport import inspection
+
+    model, _, _ = inspection.load(file)
+    stored = {t.name for t in model.graph.initializer}
+    rng = np.random.default_rng(0)
+    feeds = {}
+    for value in model.graph.input:
+        if value.name in stored:
+            continue
+        kind = value.type.tensor_type
+        shape = [d.dim_value if d.dim_value > 0 else 1 for d in kind.shape.dim]
+        if math.prod(shape) > _MOST_ELEMENTS // 8 or not value.type.HasField("tensor_type"):
+            raise InputError(f"{file}: input '{value.name[:80]}' is no tensor that can be filled; give --against")
+        try:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+            feeds[value.name] = np.asarray(rng.random(shape)).astype(dtype)
+        except Exception as error:
+            raise InputError(f"{file}: input '{value.name[:80]}' has a type that cannot be filled") from error
+    return feeds
+
+
+def _run(
+    file: Path, runtime: str, provider: str, feeds: Mapping[str, Any], names: list[str] | None
+) -> tuple[list[Any], str]:
+    """The outputs ``names`` (None: all) of a file in a runtime, and how it is proven where the graph ran."""
+    if runtime == "ort":
+        from cnnexport import runtime as runtimes
+
+        session = runtimes.session(file, provider=provider)
+        proof = ", in a session of the CPU provider alone"
+        if provider != "cpu":
+            placed = runtimes.placement(file, feeds, provider)
+            wanted = runtimes.PROVIDERS[provider]
+            elsewhere = {name: count for name, count in placed.items() if name != wanted and count}
+            if not placed.get(wanted) or elsewhere:
+                told = ", ".join(f"{count} on {name}" for name, count in elsewhere.items()) or "none at all"
+                raise ProviderError(f"{wanted} ran {placed.get(wanted, 0)} nodes of {file}, {told}; the file is not "
+                                    f"proven there")
+            proof = f", {placed[wanted]} nodes on {wanted} and none elsewhere"
+        try:
+            return list(session.run(names, dict(feeds))), proof
+        except Exception as error:
+            raise InputError(f"ONNX Runtime cannot run {file}: {_line(error)}; export it again") from error
+    try:
+        if runtime == "reference":
+            from onnx.reference import ReferenceEvaluator
+
+            return list(ReferenceEvaluator(str(file)).run(names, dict(feeds))), ""
+        import openvino
+
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(str(file)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        results = compiled(dict(feeds))
+        chosen = names or [output.get_any_name() for output in compiled.outputs]
+        return [results[name] for name in chosen], f", OpenVINO {openvino.__version__.split('-')[0]}"
+    except Exception as error:
+        raise InputError(f"{runtime} cannot run {file}: {_line(error)}; leave --runtime {runtime} out") from error
+
+
+def _compare(
+    path: Path, runtime: str, expected: Mapping[str, Any], produced: Sequence[Any], parity: Mapping[str, Any]
+) -> str:
+    """Compare with Keras' stored outputs, by the tolerance of the record but no laxer than ours."""
+    from cnnexport.parity.comparison import compare, is_softmax, log_probabilities
+    from cnnexport.parity.tolerances import Tolerance, tolerance
+
+    recorded = parity["tolerance"]
+    own = tolerance(recorded["precision"])
+    allowed = Tolerance(
+        own.precision, recorded.get("terms"), min(recorded["max_error"], own.max_error),
+        min(recorded["rms_error"], own.rms_error), own.rounding_ulps)
+    worst = 0.0
+    for (name, wanted), actual in zip(expected.items(), produced):
+        spread = None
+        results = []
+        if is_softmax(wanted) and wanted.shape == getattr(actual, "shape", None):
+            results.append(compare(
+                name, "log-probabilities", log_probabilities(wanted), log_probabilities(actual), allowed=allowed))
+            spread = results[0].spread
+        results.append(compare(name, "output", wanted, actual, allowed=allowed, logits_spread=spread))
+        failed = next((r for r in results if not r.passed), None)
+        if failed is not None:
+            raise ParityError(f"{runtime} disagrees with Keras' stored '{name}' of {path} ({failed.level}): off by "
+                              f"{failed.max_error:.2g} standard deviations, {allowed.max_error:.0e} allowed")
+        worst = max(worst, results[0].max_error)
+    return f"equals Keras' stored outputs to {worst:.1e} standard deviations ({allowed.max_error:.0e} allowed)"
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
