@@ -24,6 +24,7 @@ def _assert_one_line(err: str) -> None:
 
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["list"], ["list", "--json"], ["doctor"], ["doctor", "--json"], ["inspect", "m.onnx"],
+                  ["verify", "m.onnx"], ["show", "vgg-c"],
                   ["inspect", "m.onnx", "--json"], ["convert", "--help"], ["convert", "nosuch"]])
 def test_light_commands_import_neither_tensorflow_nor_keras(arguments: list[str], tmp_path: Path) -> None:
     import onnx

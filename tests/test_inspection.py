@@ -14,6 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from cnnexport.bundle import write_sums
 from cnnexport.errors import BundleError, InputError
 from cnnexport.inspection import count_macs, format_summary, inspect_onnx
 
@@ -157,6 +158,9 @@ def test_bundle(tmp_path: Path) -> None:
     facts = {"bytes": model.stat().st_size, "sha256": hashlib.sha256(model.read_bytes()).hexdigest()}
     manifest.write_text(
         json.dumps({"untrained": True, "provenance": {"tool": "x"}, "files": {"model.onnx": facts}}))
+    with pytest.raises(BundleError, match="no SHA256SUMS"):
+        inspect_onnx(tmp_path)
+    write_sums(tmp_path)
     summary = inspect_onnx(tmp_path)
     assert summary.bundle and summary.untrained is True and summary.provenance == {"tool": "x"}
     assert "untrained" in format_summary(summary)
