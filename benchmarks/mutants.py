@@ -167,7 +167,9 @@ def _rows(editor: Editor, model: Any) -> Iterator[Mutant]:
             order = list(range(count))
             order[a], order[b] = order[b], order[a]
 
-            def change(e: Editor, name: str = name, bias: str = node.input[2], order: list[int] = order) -> None:
+            def change(
+                e: Editor, name: str = name, bias: str = node.input[2], order: list[int] = order, turned: int = turned
+            ) -> None:
                 kernel = e.array(name)
                 e.put(name, kernel[order] if turned else kernel[:, order])
                 e.put(bias, e.array(bias)[order])
@@ -187,7 +189,7 @@ def _flatten(editor: Editor, model: Any) -> Iterator[Mutant]:
         if _layer(node) == reader and reader in layers and height * width > 1 and channels > 1:
             turned = next((a.i for a in node.attribute if a.name == "transB"), 0)
 
-            def change(e: Editor, name: str = name) -> None:
+            def change(e: Editor, name: str = name, turned: int = turned) -> None:
                 order = np.arange(height * width * channels).reshape(channels, height, width)
                 order = order.transpose(1, 2, 0).reshape(-1)
                 kernel = e.array(name)
@@ -218,8 +220,9 @@ def _valid(editor: Editor, model: Any) -> Iterator[Mutant]:
         pads = editor.attribute(node.name, "pads")
         kernel = editor.array(node.input[1]) if editor.has(node.input[1]) else None
         if pads and all(pads) and kernel is not None:
+            none = [0] * len(pads)
             yield Mutant("padding VALID", _layer(node), f"pads {list(pads)} -> none",
-                         lambda e, name=node.name, n=len(pads): e.set(name, "pads", [0] * n))
+                         lambda e, name=node.name, none=none: e.set(name, "pads", none))
 
 
 @_kind("stride moved")
@@ -306,6 +309,9 @@ def _batch_norms(editor: Editor, model: Any) -> Iterator[tuple[Any, onnx.NodePro
             yield layer, by_layer[before.name], before
 
 
+_PLACES = {"gamma": 1, "beta": 2, "mean": 3, "variance": 4}
+
+
 def _folded(kind: str, alter: Callable[[dict[str, Any]], None]) -> None:
     """A kind that alters gamma, beta, mean, variance or epsilon of a batch normalisation, folded or not."""
 
@@ -329,14 +335,12 @@ def _folded(kind: str, alter: Callable[[dict[str, Any]], None]) -> None:
 
             yield Mutant(kind, before.name, layer.name, change)
         for node in _nodes(editor, "BatchNormalization"):
-            places = {"gamma": 1, "beta": 2, "mean": 3, "variance": 4}
-
             def direct(e: Editor, name: str = node.name) -> None:
                 found = e.node(name)
-                values: dict[str, Any] = {k: e.array(found.input[i]).astype(np.float64) for k, i in places.items()}
+                values: dict[str, Any] = {k: e.array(found.input[i]).astype(np.float64) for k, i in _PLACES.items()}
                 values["epsilon"] = e.attribute(name, "epsilon", 1e-5)
                 alter(values)
-                for k, i in places.items():
+                for k, i in _PLACES.items():
                     e.put(found.input[i], values[k].astype(np.float32))
                 e.set(name, "epsilon", float(values["epsilon"]))
 
@@ -397,3 +401,155 @@ def mutate(proto: onnx.ModelProto, mutant: Mutant) -> onnx.ModelProto:
     copy.CopyFrom(proto)
     mutant.change(Editor(copy))
     return copy
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the gate said of one mutant. ``named`` is None for a file that ONNX Runtime does not run at all."""
+
+    architecture: str
+    kind: str
+    layer: str
+    what: str
+    caught: bool
+    named: bool | None
+    said: str
+
+
+def own_network() -> Any:
+    """What the registered architectures lack: rescaling, padded average pooling, a depthwise convolution."""
+    import keras
+
+    from cnnexport.architectures.weights import randomise
+
+    layers = keras.layers
+    image = keras.Input((33, 33, 3), name="image")
+    x = layers.Rescaling(1 / 255, offset=-0.5, name="rescale")(image)
+    x = layers.ZeroPadding2D(1, name="pad")(x)
+    x = layers.Conv2D(8, 3, strides=2, name="conv1")(x)
+    x = layers.BatchNormalization(name="bn1")(x)
+    x = layers.Activation("relu", name="relu1")(x)
+    x = layers.AveragePooling2D(3, strides=2, padding="same", name="average")(x)
+    x = layers.DepthwiseConv2D(3, padding="same", name="depthwise")(x)
+    x = layers.BatchNormalization(name="bn2")(x)
+    x = layers.ReLU(name="relu2")(x)
+    x = layers.Conv2D(12, 3, padding="same", activation="tanh", name="conv2")(x)
+    x = layers.MaxPooling2D(3, strides=2, padding="same", name="maximum")(x)
+    x = layers.Flatten(name="flatten")(x)
+    x = layers.Dense(16, activation="sigmoid", name="dense1")(x)
+    x = layers.Dense(16, activation="relu", name="dense2")(x)
+    model = keras.Model(image, layers.Dense(5, activation="softmax", name="predictions")(x), name="own")
+    randomise(model, 0, value_range=(0.0, 255.0))
+    return model
+
+
+SUBJECTS: dict[str, dict[str, Any]] = {
+    "lenet5": {},
+    "own": {},
+    "alexnet": {"input_shape": (99, 99, 3), "classes": 10},
+    "alexnet-bn": {"input_shape": (32, 32, 3)},
+    "vgg11-lrn": {"input_shape": (64, 64, 3), "classes": 10},
+    "resnet18": {"input_shape": (64, 64, 3), "classes": 10},
+    "resnet50": {"input_shape": (64, 64, 3), "classes": 10},
+    "vgg16-transfer": {"input_shape": (64, 64, 3)},
+}
+"""What is mutated, at sizes that keep all kinds of fault visible and a mutant under a second."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network, its converted file as a message, and what Keras computes."""
+
+    name: str
+    model: Any
+    proto: onnx.ModelProto
+    reference: Any
+
+
+def subject(name: str, folder: Any, *, seed: int = 0) -> Subject:
+    """Build, convert and ask Keras, as the pipeline does."""
+    from cnnexport import architectures, heads
+    from cnnexport.conversion import convert_model
+    from cnnexport.conversion.write import skeleton, write_model
+    from cnnexport.inspection import count_macs
+    from cnnexport.parity import gate
+
+    if name == "own":
+        model, span = own_network(), (0.0, 255.0)
+    else:
+        spec = architectures.get(name)
+        model = architectures.build(name, seed=seed, **SUBJECTS.get(name, {}))
+        span = spec.preprocessing.value_range if spec.preprocessing else (-1.0, 1.0)
+    converted = convert_model(model, output_names=heads.output_names(model, heads.heads(model)))
+    write_model(converted.model, folder)
+    macs = count_macs(skeleton(converted.model))[0]
+    reference = gate.reference(model, converted, seed=seed, value_range=span, macs=macs)
+    return Subject(name, model, onnx.load(folder / "model.onnx"), reference)
+
+
+def try_mutant(subject: Subject, mutant: Mutant, folder: Any) -> Outcome:
+    """Whether the gate catches the mutant and names its layer."""
+    from cnnexport.errors import InputError
+    from cnnexport.parity import gate
+
+    path = folder / "mutant.onnx"
+    path.write_bytes(mutate(subject.proto, mutant).SerializeToString())
+
+    def outcome(caught: bool, named: bool | None, said: str) -> Outcome:
+        return Outcome(subject.name, mutant.kind, mutant.layer, mutant.what, caught, named, said)
+
+    try:
+        verdict = gate.judge(subject.reference, path)
+    except InputError as error:
+        return outcome(True, None, f"does not run: {str(error)[:80]}")
+    if verdict.passed:
+        worst = max(c.max_error for c in verdict.comparisons)
+        return outcome(False, False, f"passed with {worst:.1e}")
+    return outcome(True, verdict.first_diverging in _accepted(subject, mutant.layer), str(verdict.first_diverging))
+
+
+def _accepted(subject: Subject, layer: str) -> set[str]:
+    """The layers that share the tensor of ``layer``, or where it has none, of the next that has one."""
+    rows = subject.reference.layers
+    at = next((i for i, row in enumerate(rows) if row.layer == layer), None)
+    if at is None:
+        return {layer}
+    tensor = next((row.tensor for row in rows[at:] if row.tensor), None)
+    return {layer} | {row.layer for row in rows if row.tensor == tensor}
+
+
+def equivalents(subject: Subject) -> list[tuple[Mutant, str]]:
+    """Faults that change nothing, each with the proof."""
+    editor = Editor(subject.proto)
+    found: list[tuple[Mutant, str]] = []
+    for node, name, kernel in _kernels(editor, "Conv"):
+        if kernel.shape[2:] == (1, 1):
+            found.append((Mutant("kernel transposed", _layer(node), f"{name} is 1x1",
+                                 lambda e, name=name: e.put(name, e.array(name).swapaxes(2, 3))),
+                          "a 1x1 kernel is its own transpose: the file's bytes are the same"))
+            break
+    for node in _nodes(editor, "AveragePool"):
+        if not any(editor.attribute(node.name, "pads", [0])):
+            own = editor.attribute(node.name, "count_include_pad", 0)
+            found.append((Mutant("average with padding", _layer(node), "count_include_pad without padding",
+                                 lambda e, name=node.name, own=own: e.set(name, "count_include_pad", 1 - own)),
+                          "no window holds padding, so that both counts are the window's size"))
+            break
+    makers = {output: n.op_type for n in subject.proto.graph.node for output in n.output}
+    for node in _nodes(editor, "MaxPool"):
+        if makers.get(node.input[0]) != "Relu":
+            continue
+        found.append((Mutant("activation changed", _layer(node), "ReLU after a maximum of ReLUs",
+                             lambda e, name=node.name: _relu_after(e, name)),
+                      "all values are 0 or more after the ReLU before it, and ReLU changes none of these"))
+        break
+    return found
+
+
+def _relu_after(editor: Editor, name: str) -> None:
+    node = editor.node(name)
+    graph = editor.model.graph
+    output = node.output[0]
+    node.output[0] = f"{output}__before"
+    graph.node.insert(
+        list(graph.node).index(node) + 1, helper.make_node("Relu", [node.output[0]], [output], name=f"{name}__relu"))

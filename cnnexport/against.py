@@ -169,7 +169,8 @@ def verify_against(
         verdict = parity.judge(reference, file)
         rows = tuple(verdict.layers)
         if layers:
-            rows = tuple(stream_layers(model, kept, reference, file, progress=progress))
+            rows = tuple(stream_layers(
+                model, kept, reference, file, agree=all(c.passed for c in verdict.comparisons), progress=progress))
             verdict = parity.weighed(reference, verdict, rows)
             if not any(row.tensor for row in rows):
                 raise UsageError(f"no tensor of {file} is named after a layer of {target}, so there are no layers to "

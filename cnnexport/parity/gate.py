@@ -143,9 +143,10 @@ def judge(keras: GateReference, path: Path) -> Verdict:
     """
     with closing(Exposed(Path(path), [p.name for p in keras.outputs])) as exposed:
         comparisons = _compare_outputs(keras, exposed)
-        layers = _compare_kept_layers(keras, exposed)
+        agree = bool(comparisons) and all(c.passed for c in comparisons)
+        layers = _compare_kept_layers(keras, exposed, agree)
     sensitivity, insensitive = weigh(keras, layers)
-    passed = bool(comparisons) and all(c.passed for c in comparisons) and all(r.passed is not False for r in layers)
+    passed = agree and all(r.passed is not False for r in layers)
     return Verdict(
         passed and not insensitive, tuple(comparisons), tuple(layers), tuple(sensitivity), first_diverging(layers),
         tuple(insensitive))
@@ -252,14 +253,14 @@ def _where_both_are_finite(kind: str, expected: Array, actual: Array) -> tuple[A
     return clean, np.where(lost | both, 0, actual).astype(actual.dtype)
 
 
-def _compare_kept_layers(keras: GateReference, exposed: Exposed) -> list[LayerComparison]:
+def _compare_kept_layers(keras: GateReference, exposed: Exposed, agree: bool) -> list[LayerComparison]:
     rows = keras.layers
     wanted = [t for t in dict.fromkeys(r.tensor for r in rows if r.tensor) if t is not None]
     if not wanted:
         return compare_layers(rows, keras.calls, {}, keras.tolerance)
     session, present = exposed.session(wanted)
     produced = run_session(session, present, keras.references[0].case.inputs, keras.inputs)
-    return compare_layers(rows, keras.calls, produced, keras.tolerance)
+    return compare_layers(rows, keras.calls, produced, keras.tolerance, any_order=agree)
 
 
 def run_session(session: Any, names: Sequence[str], arrays: Sequence[Array], ports: Sequence[Port]) -> dict[str, Array]:
@@ -368,12 +369,13 @@ class Exposed:
 
 
 def stream_layers(
-    model: Any, heads: Sequence[Any], keras: GateReference, path: Path, *, limit: int = STREAM_BYTES,
-    progress: Callable[[str], None] = lambda step: None,
+    model: Any, heads: Sequence[Any], keras: GateReference, path: Path, *, agree: bool = False,
+    limit: int = STREAM_BYTES, progress: Callable[[str], None] = lambda step: None,
 ) -> list[LayerComparison]:
     """Compare every mapped layer on the first case, in groups whose outputs take up to ``limit`` bytes.
 
-    ``model`` is the Keras model that ``keras`` is of. Both sides run once for each group.
+    ``model`` is the Keras model that ``keras`` is of; ``agree`` tells that the outputs do. Both sides run once
+    for each group.
     """
     from cnnexport.parity import live
 
@@ -393,7 +395,7 @@ def stream_layers(
             names = [n for n in dict.fromkeys(rows[layer].tensor for layer in group) if n in present]
             produced = run_session(session, [n for n in names if n], inputs, keras.inputs)
             mine = [row for row in keras.layers if row.holds in group]
-            for result in compare_layers(mine, calls, produced, keras.tolerance):
+            for result in compare_layers(mine, calls, produced, keras.tolerance, any_order=agree):
                 results[result.layer] = result
             left = [layer for layer in left if layer not in group]
     rest = compare_layers([row for row in keras.layers if row.layer not in results], {}, {}, keras.tolerance)
