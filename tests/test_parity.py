@@ -136,3 +136,101 @@ def test_unknown_softmax_is_compared_by_its_logarithm(tmp_path: Path) -> None:
     y = [np.exp(a) / np.exp(a).sum(-1, keepdims=True) for a in x]
     verdict = parity.judge(_reference(x, y, [None], None), path)
     assert {r.level for r in verdict.comparisons} == {"log-probabilities", "output"} and not verdict.passed
+
+
+def _network(dead: bool) -> object:
+    import keras
+
+    from cnnexport.architectures.weights import randomise
+
+    layers = keras.layers
+    image = keras.Input((12, 12, 3))
+    x = layers.Conv2D(4, 3, activation="relu", name="conv")(image)
+    x = layers.Conv2D(4, 3, activation="relu", name="second")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    model = keras.Model(image, layers.Dense(5, activation="softmax", name="kind")(x), name="net")
+    randomise(model, 0)
+    if dead:  # every unit below zero: the ReLU answers 0 whatever comes
+        model.get_layer("second").bias.assign(np.full(4, -1e3, np.float32))
+    return model
+
+
+def test_a_network_with_a_dead_layer_is_refused_as_insensitive(tmp_path: Path) -> None:
+    """Outputs agree, but they would agree with any first layer."""
+    import json
+
+    from cnnexport import convert
+    from cnnexport.errors import ParityError
+
+    with pytest.raises(ParityError, match=r"insensitive: a change of the weights of 'second'"):
+        convert(_network(dead=True), output=tmp_path / "dead")
+    record = json.loads((tmp_path / "dead.rejected" / "parity.json").read_text())
+    assert record["reason"] == "insensitive" and record["passed"] is False
+    assert all(c["passed"] for c in record["comparisons"])
+    # The first convolution is dead to the outputs too, but its own output is compared.
+    first = next(r for r in record["sensitivity"]["layers"] if r["layer"] == "conv")
+    assert not first["seen"] and first["covered"]
+
+
+def test_sensitivity_predicts_what_a_perturbation_does() -> None:
+    """The estimate from one backward pass against changed weights, run for real."""
+    import keras
+
+    from cnnexport import heads
+    from cnnexport.parity import live, sensitivity
+
+    model = _network(dead=False)
+    x = [np.random.default_rng(2).uniform(-1, 1, (8, 12, 12, 3)).astype(np.float32)]
+    found = heads.heads(model)
+    effects = {k: np.mean([sensitivity.effects(model, found, x, seed=s)[k] ** 2 for s in range(20)]) ** 0.5
+               for k in ("conv", "second", "kind")}
+    before = live.run(model, found, x).logits[0]
+    rng = np.random.default_rng(3)
+    for name, predicted in effects.items():
+        layer, moved = model.get_layer(name), []
+        kept = layer.get_weights()
+        for _ in range(60):
+            layer.set_weights([w + sensitivity.PERTURBATION * np.sqrt(np.mean(w**2)) * rng.normal(size=w.shape)
+                               for w in kept])
+            moved.append(np.mean((live.run(model, found, x).logits[0] - before) ** 2))
+        layer.set_weights(kept)
+        assert np.sqrt(np.mean(moved)) / before.std() == pytest.approx(predicted, rel=0.35), name
+    assert keras.backend.backend() == "tensorflow"
+
+
+def test_cases_hold_every_kind() -> None:
+    ports = [Port("input", (None, 8, 8, 3), "float32")]
+    made = parity.cases(ports, seed=1, value_range=(0.0, 255.0), macs=1000)
+    assert [c.batch for c in made] == [1, 2, 11, 64, 3]
+    rows = {kind: c.inputs[0][i] for c in made for i, kind in enumerate(c.kinds)}
+    assert set(rows) >= {"image", "noise", "zeros", "impulse", "low edge", "high edge", "checkered", "ties",
+                         "ones in channel 0", "ones in channel 2", "not a number", "infinity", "minus infinity"}
+    assert not rows["zeros"].any() and np.count_nonzero(rows["impulse"]) == 1 and (rows["high edge"] == 255).all()
+    assert np.isnan(rows["not a number"]).sum() == 1 and rows["ones in channel 2"].sum() == 64
+    assert set(np.unique(rows["checkered"])) == {0, 255}
+    windows = rows["ties"].reshape(4, 2, 4, 2, 3)
+    assert (windows == windows[:, :1, :, :1]).all()
+    fixed = parity.cases(ports, batch=4)
+    assert {c.batch for c in fixed} == {4} and {k for c in fixed for k in c.kinds} >= {"ties", "infinity"}
+
+
+def test_tolerance_grows_with_depth_and_stays_bounded() -> None:
+    small, deep, deepest = (parity.tolerance("float32", n) for n in (800, 55_000, 10**9))
+    assert small.max_error < deep.max_error < deepest.max_error == parity.MAX_ERROR["float32"]
+    assert deep.rms_error < deep.max_error and "sqrt(terms)" in deep.to_dict()["reason"]
+
+
+def test_numbers_that_keras_has_lost_must_be_lost() -> None:
+    from cnnexport.parity.gate import _where_both_are_finite
+
+    lost, kept = np.array([np.nan, 1.0], np.float32), np.array([2.0, 1.0], np.float32)
+    assert not parity.compare("y", "output", *_where_both_are_finite("infinity", lost, kept)).passed
+    assert parity.compare("y", "output", *_where_both_are_finite("infinity", kept, lost)).passed
+    assert parity.compare("y", "output", *_where_both_are_finite("infinity", lost, lost)).passed
+
+
+def test_agreement_of_the_first_five() -> None:
+    other = LOGITS.copy()
+    other[0, LOGITS[0].argmin()] = 100
+    result = parity.compare("y", "logits", LOGITS, other)
+    assert result.top1_agreement == 0.8 and result.top5_agreement == 0.8 and result.max_ulps > 1e6
