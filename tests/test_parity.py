@@ -223,10 +223,16 @@ def test_tolerance_grows_with_depth_and_stays_bounded() -> None:
 def test_numbers_that_keras_has_lost_must_be_lost() -> None:
     from cnnexport.parity.gate import _where_both_are_finite
 
-    lost, kept = np.array([np.nan, 1.0], np.float32), np.array([2.0, 1.0], np.float32)
-    assert not parity.compare("y", "output", *_where_both_are_finite("infinity", lost, kept)).passed
-    assert parity.compare("y", "output", *_where_both_are_finite("infinity", kept, lost)).passed
-    assert parity.compare("y", "output", *_where_both_are_finite("infinity", lost, lost)).passed
+    lost = np.array([[np.nan, 1, 3], [1, 2, 3]], np.float32)
+    whole = np.array([[2, 1, 3], [1, 2, 3]], np.float32)
+    farther = np.array([[np.nan, np.inf, 3], [1, 2, 3]], np.float32)
+    off = np.array([[np.nan, 1, 3.5], [1, 2, 3]], np.float32)
+
+    def passed(expected: np.ndarray, actual: np.ndarray) -> bool:
+        return parity.compare("y", "output", *_where_both_are_finite(expected, actual)).passed
+
+    assert passed(lost, lost) and passed(whole, lost) and passed(lost, farther) and passed(farther, lost)
+    assert not passed(lost, whole) and not passed(lost, off) and not passed(farther, whole)
 
 
 def test_agreement_of_the_first_five() -> None:

@@ -233,24 +233,25 @@ def _by_kind(
         rows = [i for i, k in enumerate(case.kinds) if k == kind]
         a, b = expected[rows], actual[rows]
         if kind in NON_FINITE:
-            a, b = _where_both_are_finite(kind, a, b)
+            a, b = _where_both_are_finite(a, b)
         results.append(compare(name, level, a, b, allowed=allowed, logits_spread=logits_spread, kind=kind,
                                least_spread=spreads.get((name, level), 0.0), batch=case.batch))
     return results
 
 
-def _where_both_are_finite(kind: str, expected: Array, actual: Array) -> tuple[Array, Array]:
-    """Forgive numbers that only ONNX Runtime has lost.
+def _where_both_are_finite(expected: Array, actual: Array) -> tuple[Array, Array]:
+    """The two where both are finite, zeros elsewhere; but a row that only ONNX Runtime shows as whole stays as it is.
 
-    Whether a pooling or a ReLU passes a NaN on is undefined in both; TensorFlow's drop it on some paths. A number
-    that Keras has lost and ONNX Runtime shows is an error.
+    How far a NaN spreads is undefined in both: TensorFlow's pooling drops it on some paths, its LRN spreads it over
+    all channels. A row that Keras has lost numbers of and ONNX Runtime has not is an error.
     """
     if expected.shape != actual.shape or not np.issubdtype(expected.dtype, np.floating):
         return expected, actual
-    lost = np.isfinite(expected) & ~np.isfinite(actual)
-    both = ~np.isfinite(expected) & ~np.isfinite(actual)
-    clean = np.where(lost | both, 0, expected).astype(expected.dtype)
-    return clean, np.where(lost | both, 0, actual).astype(actual.dtype)
+    axes = tuple(range(1, expected.ndim))
+    lost, shown = ~np.isfinite(expected), np.isfinite(actual)
+    hidden = lost.any(axes, keepdims=True) & shown.all(axes, keepdims=True)
+    kept = (~lost & shown) | hidden
+    return np.where(kept, expected, 0).astype(expected.dtype), np.where(kept, actual, 0).astype(actual.dtype)
 
 
 def _compare_kept_layers(keras: GateReference, exposed: Exposed, agree: bool) -> list[LayerComparison]:
