@@ -240,9 +240,14 @@ def _stride(editor: Editor, model: Any) -> Iterator[Mutant]:
         yield Mutant("stride moved", layer, "from the first convolution of the block to the second", change)
     for node in _nodes(editor, "MaxPool", "AveragePool"):
         strides = list(editor.attribute(node.name, "strides", [1, 1]))
-        if strides == [2, 2]:
+        if strides == [2, 2] and not _one_window(model, _layer(node)):
             yield Mutant("stride moved", _layer(node), "2 to 3",
                          lambda e, name=node.name: e.set(name, "strides", [3, 3]))
+
+
+def _one_window(model: Any, layer: str) -> bool:
+    """Whether a pooling gives one value a channel, whatever its stride."""
+    return tuple(model.get_layer(layer).output.shape[1:3]) == (1, 1)
 
 
 @_kind("activation changed")
@@ -535,6 +540,11 @@ def equivalents(subject: Subject) -> list[tuple[Mutant, str]]:
                                  lambda e, name=node.name, own=own: e.set(name, "count_include_pad", 1 - own)),
                           "no window holds padding, so that both counts are the window's size"))
             break
+    for node in _nodes(editor, "MaxPool", "AveragePool"):
+        if _one_window(subject.model, _layer(node)):
+            found.append((Mutant("stride moved", _layer(node), "2 to 3",
+                                 lambda e, name=node.name: e.set(name, "strides", [3, 3])),
+                          "the map after it is 1x1: there is one window, and no second one for a stride to place"))
     makers = {output: n.op_type for n in subject.proto.graph.node for output in n.output}
     for node in _nodes(editor, "MaxPool"):
         if makers.get(node.input[0]) != "Relu":
