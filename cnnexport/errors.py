@@ -49,6 +49,10 @@ class InputError(CnnexportError):
     exit_code = 3
 
 
+class NewerModelError(InputError):
+    """The installed ONNX Runtime is older than the model's opset or IR version."""
+
+
 class ParityError(CnnexportError):
     """ONNX Runtime's outputs differ from Keras'."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cnnexport import bundle
 from cnnexport.architectures.spec import Architecture, Preprocessing
 from cnnexport.console import Progress
-from cnnexport.errors import InputError, ParityError, UsageError, describe
+from cnnexport.errors import InputError, NewerModelError, ParityError, UsageError, describe
 
 if TYPE_CHECKING:
     from cnnexport.conversion import Port
@@ -288,12 +288,9 @@ def _prove(written: _Written, folder: Path, seed: int) -> tuple[dict[str, Any], 
 
     try:
         verdict = parity.judge(written.keras, folder / "model.onnx")
-    except InputError as error:
-        reason = f"{error} {error.__cause__}"
-        if "Unsupported model IR version" in reason or "is under development" in reason:
-            raise InputError(f"the ONNX Runtime installed here does not load opset {written.opset} yet, so the model "
-                             "cannot be proven; use a lower --opset") from error
-        raise
+    except NewerModelError as error:
+        raise InputError(f"the ONNX Runtime installed here does not load opset {written.opset} yet, so the model "
+                         "cannot be proven; use a lower --opset") from error
     record = parity.record(
         verdict.comparisons, sha256=written.files[0].sha256, versions=versions(), seed=seed,
         allowed=written.keras.tolerance, layers=verdict.layers, sensitivity=verdict.sensitivity,

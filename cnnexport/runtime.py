@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cnnexport.errors import InputError, ProviderError, UsageError
+from cnnexport.errors import InputError, NewerModelError, ProviderError, UsageError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 INSTALL_CUDA = "pip install 'cnnexport[cuda]'"
@@ -176,6 +176,12 @@ def _create(
     try:
         return onnxruntime.InferenceSession(source, options, providers=providers, enable_fallback=0)
     except Exception as error:
+        if newer := re.search(r"Unsupported model IR version: \d+|Opset \d+ is under development", str(error)):
+            what = newer.group().replace("Unsupported model ", "").replace(" is under development", "").replace(":", "")
+            raise NewerModelError(
+                f"ONNX Runtime {onnxruntime.__version__} does not load {label}: it is older than the file's {what}; "
+                "export the file with a lower opset and IR version, or install a newer onnxruntime."
+            ) from error
         raise InputError(
             f"ONNX Runtime cannot load {label}: {_line(error)}; check the file, or export it again."
         ) from error

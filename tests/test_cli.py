@@ -31,8 +31,8 @@ def test_light_commands_import_neither_tensorflow_nor_keras(arguments: list[str]
     from onnx import TensorProto, helper
 
     value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in "xy"]
-    onnx.save(helper.make_model(helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])),
-              tmp_path / "m.onnx")
+    onnx.save(helper.make_model(helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:]),
+                                opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
     code = ("import atexit, sys; atexit.register(lambda: print(sorted(m for m in ('tensorflow', 'keras', 'tf2onnx')"
             " if m in sys.modules), file=sys.stderr)); from cnnexport.cli import main; main()")
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path)

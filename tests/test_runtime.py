@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cnnexport import runtime
-from cnnexport.errors import InputError, ProviderError, UsageError
+from cnnexport.errors import InputError, NewerModelError, ProviderError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +151,15 @@ def test_a_silent_fallback_is_an_error(model: Path, monkeypatch: pytest.MonkeyPa
     )
     with pytest.raises(ProviderError, match="CUDAExecutionProvider is unavailable"):
         runtime.session(model, provider="cuda")
+
+
+@pytest.mark.parametrize(("opset", "ir_version", "named"), [(18, 99, "IR version 99"), (99, 10, "Opset 99")])
+def test_a_model_newer_than_the_runtime_is_told_from_a_broken_one(opset: int, ir_version: int, named: str) -> None:
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in "xy")
+    made = helper.make_model(helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y]),
+                             opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+    with pytest.raises(NewerModelError, match=f"older than the file's {named}; export the file with a lower opset"):
+        runtime.session(made.SerializeToString())
 
 
 def test_doctor(checks: dict[str, runtime.Check]) -> None:
