@@ -1,0 +1,319 @@
+"""Train a registered architecture: from labelled images to a run folder that ``convert`` takes as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnexport import data as sources
+from cnnexport.architectures.spec import Architecture, Preprocessing
+from cnnexport.data import Dataset, Preparation, Split
+from cnnexport.data.sources import limited, stratified
+from cnnexport.errors import InputError, OutputError, UsageError
+from cnnexport.training import runs
+from cnnexport.training.options import Options, resolve
+
+RUNS = Path("runs")
+_GREY = Preprocessing("pixels 0..255, grey, divided by 255", "grey", 1 / 255, (0.0,), (), (0.0, 1.0))
+_RGB = Preprocessing("pixels 0..255, RGB, divided by 255", "RGB", 1 / 255, (0.0, 0.0, 0.0), (), (0.0, 1.0))
+_TEST_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run: its folder, what ``run.json`` and ``metrics.json`` say, and the epochs of its history."""
+
+    path: Path
+    record: dict[str, Any]
+    metrics: dict[str, Any]
+    history: list[dict[str, Any]]
+    resumed_from: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The run as JSON-ready values."""
+        return {"run": str(self.path), "resumed_from_epoch": self.resumed_from, "record": self.record,
+                "metrics": self.metrics, "history": self.history}
+
+
+def train(
+    name: str,
+    data: str | Path = "digits",
+    *,
+    output: str | Path | None = None,
+    weights: str | None = None,
+    input_shape: tuple[int | None, ...] | None = None,
+    classes: int | None = None,
+    groups: bool = True,
+    force: bool = False,
+    unsafe_load: bool = False,
+    say: Callable[[dict[str, Any]], None] = lambda event: None,
+    **options: Any,
+) -> TrainedRun:
+    """Train architecture ``name`` on ``data`` and leave a run in ``output`` (default ``runs/NAME``).
+
+    ``data`` is one of ``data.NAMED``, an ``.npz`` file or a folder; ``weights`` ("random", "imagenet" or a file) are
+    those it starts from; ``options`` are ``options.Options``. A run that was stopped goes on from its last epoch when
+    it is asked for again with the same options and data; ``force`` starts anew.
+
+    Raises:
+        UsageError: values that do not go together, or a place that cannot be written.
+        InputError: data or weights that cannot be read, fetched or learned from, or a training that diverged.
+    """
+    from cnnexport import architectures
+
+    spec = architectures.get(name)
+    chosen = resolve(spec, options)
+    weights = "random" if weights is None else str(weights)
+    if classes is not None and classes < 2:
+        raise UsageError(f"classes is {classes}; a classifier needs two or more")
+    architectures.check_options(spec, weights=weights, include_top=True, input_shape=input_shape, pooling=None,
+                                classes=None, groups=groups)
+    shape = tuple(input_shape or spec.input_shape)
+    if shape[2] not in (1, 3):
+        raise UsageError(f"input shape {'x'.join(map(str, shape))} has {shape[2]} channels; images have 1 or 3")
+    folder = Path(output) if output is not None else RUNS / spec.name
+    runs.refuse_existing(folder, force=force)
+    say({"step": "data"})
+    found = sources.load(data, classes=classes)
+    architectures.check_options(
+        spec, weights=weights, include_top=True, input_shape=input_shape, pooling=None,
+        classes=len(found.class_names) if weights != "imagenet" or not spec.backbone else None, groups=groups)
+    training, validation, found = _parts(found, chosen)
+    preparation = Preparation(int(shape[0] or 0), int(shape[1] or 0), int(shape[2]), recipe_of(spec, int(shape[2])))
+    asked = _asked(spec, found, chosen, weights, preparation, groups, training, validation)
+    with runs.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    record = _begin(folder, asked, force=force)
+    with _deterministic(chosen.seed):
+        return _train(spec, found, training, validation, chosen, weights, preparation, groups, folder, record,
+                      unsafe_load, say)
+
+
+def recipe_of(spec: Architecture, channels: int) -> Preprocessing:
+    """The preprocessing of an architecture at so many channels: its own, or plain division by 255."""
+    if spec.preprocessing is not None and len(spec.preprocessing.mean) == channels:
+        return spec.preprocessing
+    return _GREY if channels == 1 else _RGB
+
+
+def _parts(found: Dataset, chosen: Options) -> tuple[Split, Split | None, Dataset]:
+    """The images that are learned from, those held out of them for validation, and the data set."""
+    if chosen.limit:
+        if chosen.limit < len(found.class_names):
+            raise UsageError(f"limit is {chosen.limit}; {len(found.class_names)} classes need an image each")
+        found = limited(found, chosen.limit, chosen.seed)
+    if not chosen.validation:
+        return found.train, None, found
+    if found.validation is not None:
+        return found.train, found.validation, found
+    labels = found.train.labels
+    held = stratified(labels, round(chosen.validation * len(labels)), chosen.seed)
+    rest = np.setdiff1d(np.arange(len(labels)), held)
+    if missing := set(np.unique(labels)) - set(np.unique(labels[rest])):
+        few = found.class_names[int(min(missing))]
+        raise InputError(f"{found.name} has too few images of the class '{few}' to hold some out for validation; give "
+                         "more, or --validation 0")
+    return found.train.take(rest), found.train.take(held), found
+
+
+def _asked(
+    spec: Architecture, found: Dataset, chosen: Options, weights: str, preparation: Preparation, groups: bool,
+    training: Split, validation: Split | None,
+) -> dict[str, Any]:
+    """What decides how a run goes: a stopped one goes on only if all of this is the same."""
+    from cnnexport.models import sha256
+
+    file = weights not in ("random", "imagenet")
+    return {
+        "architecture": {"name": spec.name, "family": spec.family, "source": str(spec.source)},
+        "options": {**chosen.to_dict(), "weights": Path(weights).name if file else weights, "groups": groups,
+                    "weights_sha256": sha256(Path(weights)) if file else None},
+        "data": {
+            "name": found.name, "source": found.source, "sha256": found.sha256, "classes": list(found.class_names),
+            "images": {"train": len(training), "validation": len(validation) if validation else 0,
+                       "test": len(found.test)},
+            "test": found.test_origin, "scale": found.train.scale},
+        "preprocessing": preparation.to_dict(),
+    }
+
+
+def _begin(folder: Path, asked: dict[str, Any], *, force: bool) -> dict[str, Any]:
+    """The record of a run that begins, or that goes on. Raises UsageError where another one is under way."""
+    from cnnexport.bundle.manifest import versions
+
+    if runs.is_run(folder) and not force:
+        record = runs.read(folder).record
+        changed = [part for part in asked if record.get(part) != asked[part]]
+        if changed:
+            details = [f"{part}: {key} was {record[part].get(key)!r} and is {asked[part][key]!r}"
+                       for part in changed for key in asked[part] if record[part].get(key) != asked[part][key]]
+            raise UsageError(f"{folder} holds an unfinished run with other options ({details[0][:200]}); give the same "
+                             "ones to go on, --force to start anew, or another --output")
+        return record
+    runs.clear(folder)
+    _clear_features(folder)
+    record = {
+        "schema_version": runs.SCHEMA_VERSION, "state": "running", **asked,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "versions": versions(),
+        "machine": {"cores": os.cpu_count()},
+    }
+    runs.write_json(folder / runs.RUN, record)
+    return record
+
+
+def _clear_features(folder: Path) -> None:
+    from cnnexport.training.loop import clear_features
+
+    clear_features(folder)
+
+
+@contextlib.contextmanager
+def _deterministic(seed: int) -> Iterator[None]:
+    """The same numbers for a seed on one machine, while the block runs."""
+    import keras
+    import tensorflow as tf
+    from tensorflow.python.framework import config
+
+    keras.utils.set_random_seed(seed)
+    before = config.is_op_determinism_enabled()
+    tf.config.experimental.enable_op_determinism()
+    try:
+        yield
+    finally:
+        if not before:
+            config.disable_op_determinism()
+
+
+def _train(
+    spec: Architecture, found: Dataset, training: Split, validation: Split | None, chosen: Options, weights: str,
+    preparation: Preparation, groups: bool, folder: Path, record: dict[str, Any], unsafe_load: bool,
+    say: Callable[[dict[str, Any]], None],
+) -> TrainedRun:
+    from cnnexport import architectures
+    from cnnexport.training import loop
+    from cnnexport.training.batches import Images
+
+    say({"step": "build"})
+    began = time.perf_counter()
+    shape = (preparation.height, preparation.width, preparation.channels)
+    classes = len(found.class_names)
+    model = architectures.build(spec.name, weights=weights, seed=chosen.seed, input_shape=shape, classes=classes,
+                                groups=groups, unsafe_load=unsafe_load)
+    learner = _in_mixed_precision(spec, model, shape, classes, groups) if chosen.mixed_precision else model
+    images = Images(training, preparation)
+    held = None if validation is None else Images(validation, preparation)
+    resumed = loop.restore(folder).epoch
+    if resumed:
+        say({"resumed": resumed})
+    state = loop.learn(learner, images, held, chosen, folder, say)
+    del images, held
+    if learner is not model:
+        model.set_weights(learner.get_weights())
+
+    say({"step": "measure"})
+    probabilities = predictions(model, found.test, preparation, say)
+    measured = sources_measure(found, probabilities)
+    frozen_front = not chosen.augment and bool(spec.backbone)
+    metrics = {
+        "data": found.name, "split": "test", **measured,
+        "chance": round(float(np.bincount(found.test.labels).max() / len(found.test)), 6),
+        "parameters": model.count_params(),
+        "trainable_parameters": int(sum(np.prod(v.shape) for v in learner.trainable_weights)),
+        "epochs": len(state.rows), "features_cached": frozen_front,
+        "seconds": {k: round(v, 3) for k, v in state.seconds.items()},
+        "last_epoch": state.rows[-1],
+    }
+    _finish(folder, model, found, probabilities, metrics, state.rows, record, began)
+    loop.clear_features(folder)
+    return TrainedRun(folder, runs.read(folder).record, metrics, state.rows, resumed)
+
+
+def sources_measure(found: Dataset, probabilities: NDArray[np.float32]) -> dict[str, Any]:
+    """The measures of predictions of a data set's test images."""
+    from cnnexport.training.measures import measure
+
+    return measure(found.test.labels, probabilities, found.class_names)
+
+
+def _in_mixed_precision(spec: Architecture, model: Any, shape: tuple[int, ...], classes: int, groups: bool) -> Any:
+    """The same network and weights, computing in 16 bits: float16 on a GPU, bfloat16 on a CPU, which is quicker at it.
+
+    Variables and the last layer stay in float32.
+    """
+    import keras
+    import tensorflow as tf
+
+    from cnnexport import architectures
+
+    policy = "mixed_float16" if tf.config.list_physical_devices("GPU") else "mixed_bfloat16"
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        made = architectures.plain(spec, input_shape=shape, classes=classes, groups=groups)
+    finally:
+        keras.config.set_dtype_policy(before)
+    made.layers[-1].dtype_policy = keras.DTypePolicy("float32")
+    made.set_weights(model.get_weights())
+    for ours, theirs in zip(made.layers, model.layers):
+        ours.trainable = theirs.trainable
+    return made
+
+
+def predictions(
+    model: Any, split: Split, preparation: Preparation, say: Callable[[dict[str, Any]], None] = lambda event: None
+) -> NDArray[np.float32]:
+    """What Keras answers, (N, classes) float32, for images prepared as a bundle's consumer prepares them."""
+    size = batch_of(preparation)
+    parts = []
+    for batch in split.batches(preparation, size):
+        parts.append(np.asarray(model.predict_on_batch(batch), np.float32))
+        say({"measured": sum(map(len, parts)), "images": len(split)})
+    return np.concatenate(parts)
+
+
+def batch_of(preparation: Preparation) -> int:
+    """A batch whose input takes no more than 64 MB."""
+    return max(1, min(256, _TEST_BYTES // (4 * preparation.height * preparation.width * preparation.channels)))
+
+
+def _finish(
+    folder: Path, model: Any, found: Dataset, probabilities: NDArray[np.float32], metrics: dict[str, Any],
+    rows: list[dict[str, Any]], record: dict[str, Any], began: float,
+) -> None:
+    """Write what the run leaves, the record last; only then the checkpoint goes."""
+    from cnnexport.bundle import sha256
+    from cnnexport.training import pictures
+
+    title = f"{record['architecture']['name']} on {found.name}"
+    with runs.replacing(folder / runs.MODEL) as place:
+        try:
+            model.save(place)
+        except OSError:
+            raise
+        except Exception as error:  # h5py tells a full disk in its own way
+            raise OutputError(f"{folder / runs.MODEL} cannot be written ({' '.join(str(error).split())[:150]}); free "
+                              "some space and give the command again") from error
+    with runs.replacing(folder / runs.MISTAKES) as place:
+        pictures.mistakes(place, found.test, probabilities, found.class_names)
+    runs.write_text(folder / runs.CURVES, pictures.curves(title, rows))
+    runs.write_text(folder / runs.CONFUSION, pictures.confusion(
+        f"{title}: {metrics['accuracy']:.2%} of {metrics['images']}", metrics["confusion"], found.class_names))
+    runs.write_text(folder / runs.HISTORY, runs.history_csv(rows))
+    metrics["seconds"]["session"] = round(time.perf_counter() - began, 3)
+    runs.write_json(folder / runs.METRICS, metrics)
+    names = (runs.MODEL, runs.HISTORY, runs.METRICS, runs.CURVES, runs.CONFUSION, runs.MISTAKES)
+    runs.write_json(folder / runs.RUN, {
+        **record, "state": "finished",
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "files": {name: sha256(folder / name) for name in names}})
+    for name in (runs.CHECKPOINT, runs.BEST):
+        (folder / name).unlink(missing_ok=True)
