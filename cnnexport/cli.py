@@ -290,8 +290,8 @@ def verify(
     with quiet_libraries() as stream:
         progress = Progress(stream, quiet=quiet)
         try:
-            found = verification.verify(path, providers=providers, runtimes=runtimes, progress=progress)
-            if against is not None:
+            found = verification.examine(path, providers=providers, runtimes=runtimes, progress=progress)
+            if against is not None and found.error is None:
                 from cnnexport.against import verify_against
                 from cnnexport.models import import_custom_objects
 
@@ -304,13 +304,14 @@ def verify(
     for warning in found.warnings:
         click.echo(f"cnnexport: warning: {warning}", err=True)
     if as_json:
-        _print_json({**found.to_dict(), "against": None if compared is None else compared.to_dict(),
-                     "passed": found.passed and (compared is None or compared.passed)})
-    elif not quiet:
-        if compared is not None:
-            click.echo(compared.format())
-        else:
-            click.echo(found.format())
+        facts = {**found.to_dict(), "against": None if compared is None else compared.to_dict()}
+        if compared is not None and not compared.passed:
+            facts |= {"passed": False, "error": compared.reason, "exit_code": ParityError.exit_code}
+        _print_json(facts)
+    elif not quiet and found.error is None:
+        click.echo(found.format() if compared is None else compared.format())
+    if found.error is not None:
+        raise found.error
     if compared is not None and not compared.passed:
         raise ParityError(compared.reason)
 

@@ -150,12 +150,14 @@ def reference(
         layers=layer_tensors(calls, nodes_of(graph)), calls=calls, effects=effects)
 
 
-def judge(keras: GateReference, path: Path) -> Verdict:
+def judge(keras: GateReference, path: Path, *, scratch: Path | None = None) -> Verdict:
     """Run the ONNX file at ``path`` in ONNX Runtime on the CPU against what Keras computed.
+
+    A copy of the file is made in the folder ``scratch``, by default beside it, for the while.
 
     Raises InputError where ONNX Runtime cannot load or run the file.
     """
-    with closing(Exposed(Path(path), [p.name for p in keras.outputs])) as exposed:
+    with closing(Exposed(Path(path), [p.name for p in keras.outputs], scratch)) as exposed:
         comparisons = _compare_outputs(keras, exposed)
         agree = bool(comparisons) and all(c.passed for c in comparisons)
         layers = _compare_kept_layers(keras, exposed, agree)
@@ -262,7 +264,7 @@ def _forgiven(expected: Array, actual: Array, undefined: frozenset[str]) -> tupl
 
     Without such operators both sides must agree in every place. TensorFlow's and ONNX Runtime's maximum may drop a
     NaN, each in windows of its own, so that what follows is finite and different; then it is an error only where
-    Keras has lost numbers of a row and ONNX Runtime none. A global maximum leaves not even that.
+    Keras has lost numbers of a row and ONNX Runtime none. A global maximum, or an LSTM, leaves not even that.
     """
     if not undefined or expected.shape != actual.shape or not np.issubdtype(expected.dtype, np.floating):
         return expected, actual
@@ -273,9 +275,8 @@ def _forgiven(expected: Array, actual: Array, undefined: frozenset[str]) -> tupl
     return np.where(hidden, expected, 0).astype(expected.dtype), np.where(hidden, actual, 0).astype(actual.dtype)
 
 
-_DROPPING = frozenset({"GlobalMaxPool", "ReduceMax", "ReduceMin", "Max", "Min"})
-_UNDEFINED = _DROPPING | {"MaxPool", "Softmax", "LRN", "Resize", "TopK", "ArgMax", "ArgMin", "Loop", "Scan", "If",
-                          "LSTM", "GRU", "RNN"}
+_DROPPING = frozenset({"GlobalMaxPool", "ReduceMax", "ReduceMin", "Max", "Min", "LSTM", "GRU", "RNN"})
+_UNDEFINED = _DROPPING | {"MaxPool", "Softmax", "LRN", "Resize", "TopK", "ArgMax", "ArgMin", "Loop", "Scan", "If"}
 """Operators that TensorFlow and ONNX Runtime answer differently to a NaN (measured), or that hide others."""
 
 
@@ -355,15 +356,15 @@ def summed_terms(graph: ir.Graph) -> int:
 
 
 class Exposed:
-    """A copy of a model beside it, with tensors of it declared as outputs.
+    """A copy of a model in ``scratch`` (None: beside it), with tensors of it declared as outputs.
 
     The copy is the file byte for byte, with the declarations behind it: protobuf merges a second graph message into
     the first, so that the graph that runs is the file's own.
     """
 
-    def __init__(self, path: Path, outputs: Sequence[str]) -> None:
+    def __init__(self, path: Path, outputs: Sequence[str], scratch: Path | None = None) -> None:
         self._path, self._outputs, self._size = path, set(outputs), path.stat().st_size
-        self._place = path.with_name(f".{path.name}.parity.onnx")
+        self._place = (scratch or path.parent) / f".{path.name}.parity.onnx"
         shutil.copyfile(path, self._place)
 
     def close(self) -> None:
@@ -410,7 +411,7 @@ class Exposed:
 
 def stream_layers(
     model: Any, heads: Sequence[Any], keras: GateReference, path: Path, *, agree: bool = False,
-    limit: int = STREAM_BYTES, progress: Callable[[str], None] = lambda step: None,
+    limit: int = STREAM_BYTES, scratch: Path | None = None, progress: Callable[[str], None] = lambda step: None,
 ) -> list[LayerComparison]:
     """Compare every mapped layer on the first case, in groups whose outputs take up to ``limit`` bytes.
 
@@ -423,7 +424,7 @@ def stream_layers(
     holders = list(dict.fromkeys(row.holds for row in keras.layers if row.holds))
     results: dict[str, LayerComparison] = {}
     rows = {row.layer: row for row in keras.layers}
-    with closing(Exposed(Path(path), [p.name for p in keras.outputs])) as exposed:
+    with closing(Exposed(Path(path), [p.name for p in keras.outputs], scratch)) as exposed:
         tensors = [t for t in dict.fromkeys(row.tensor for row in keras.layers) if t is not None]
         session, present = exposed.session(tensors)
         left = holders
