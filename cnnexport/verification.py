@@ -227,11 +227,15 @@ def check_model(file: Path) -> str:
 
 
 def _largest_tensor(slim: Any) -> int:
-    """Elements of the largest tensor of known shape in a graph; open sizes count as 1."""
+    """Elements of the largest tensor in a graph whose shape follows from its inputs, with their open sizes as 1."""
     import contextlib
 
     import onnx
 
+    for value in slim.graph.input:
+        for size in value.type.tensor_type.shape.dim:
+            if not size.HasField("dim_value"):
+                size.dim_value = 1
     with contextlib.suppress(Exception):  # what cannot be inferred is not counted
         slim = onnx.shape_inference.infer_shapes(slim, data_prop=True)
     values = [*slim.graph.input, *slim.graph.value_info, *slim.graph.output]
@@ -274,11 +278,11 @@ def _random_feeds(file: Path) -> dict[str, Any]:
             continue
         kind = value.type.tensor_type
         shape = [d.dim_value if d.dim_value > 0 else 1 for d in kind.shape.dim]
-        if math.prod(shape) > _MOST_ELEMENTS // 8 or not value.type.HasField("tensor_type"):
+        if math.prod(shape) > _MOST_ELEMENTS // 32 or not value.type.HasField("tensor_type"):
             raise InputError(f"{file}: input '{value.name[:80]}' is no tensor that can be filled; give --against")
         try:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-            feeds[value.name] = np.asarray(rng.random(shape)).astype(dtype)
+            feeds[value.name] = np.asarray(rng.random(shape, dtype=np.float32)).astype(dtype)
         except Exception as error:
             raise InputError(f"{file}: input '{value.name[:80]}' has a type that cannot be filled") from error
     return feeds

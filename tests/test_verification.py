@@ -343,3 +343,16 @@ def test_the_reason_of_a_failed_comparison_is_in_the_json(lenet: Path, tmp_path:
     made = json.loads(result.out)
     assert result.code == made["exit_code"] == 4 and not made["passed"]
     assert made["against"]["reason"] == "different" and made["against"]["first_diverging_layer"] == "c3"
+
+
+def test_a_size_that_follows_from_an_open_one(tmp_path: Path, cnnexport: Any) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Tile", ["x", "repeats"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "m"])],
+        [numpy_helper.from_array(np.array([2**20, 2**10], np.int64), "repeats")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8),
+              tmp_path / "tile.onnx")
+    for runtime in ("ort", "reference"):
+        result = cnnexport("verify", tmp_path / "tile.onnx", "--runtime", runtime)
+        assert result.code == 3 and "4,294,967,296 elements" in result.err and result.err.count("\n") == 1
