@@ -122,6 +122,7 @@ def convert(
         "pooling": pooling, "groups": not no_groups, "logits": logits, "layout": layout, "batch": batch,
         "opset": opset, "force": force}
     outcomes: list[pipeline.Outcome] = []
+    refused: ParityError | None = None
     _warn_of_plugins(when=every)
     shown = not quiet and sys.stderr.isatty()
     with quiet_libraries(show_downloads=shown) as stream:
@@ -137,11 +138,17 @@ def convert(
             else:
                 made = pipeline.convert(target, output=output, unsafe_load=unsafe_load, custom_objects=objects,
                                         progress=progress, **options)
+        except ParityError as error:
+            refused = error
         except _Interrupted:
             done = sum(outcome.bundle is not None for outcome in outcomes)
             raise _Interrupted(f"the {done} bundles made before are published" if done else "") from None
         finally:
             progress.abandon()
+    if refused is not None:
+        if as_json:
+            _print_json({"bundle": None, "passed": False, "error": str(refused), "exit_code": refused.exit_code})
+        raise refused
     if every:
         _report_all(outcomes, as_json=as_json, quiet=quiet)
     elif as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,7 +139,7 @@ def test_unknown_softmax_is_compared_by_its_logarithm(tmp_path: Path) -> None:
     assert {r.level for r in verdict.comparisons} == {"log-probabilities", "output"} and not verdict.passed
 
 
-def _network(dead: bool) -> object:
+def _network(dead: bool) -> Any:
     import keras
 
     from cnnexport.architectures.weights import randomise
@@ -170,6 +171,18 @@ def test_a_network_with_a_dead_layer_is_refused_as_insensitive(tmp_path: Path) -
     # The first convolution is dead to the outputs too, but its own output is compared.
     first = next(r for r in record["sensitivity"]["layers"] if r["layer"] == "conv")
     assert not first["seen"] and first["covered"]
+
+
+def test_a_refusal_is_in_the_json(tmp_path: Path, cnnexport: Any) -> None:
+    import json
+
+    _network(dead=True).save(tmp_path / "dead.keras")
+    result = cnnexport("convert", tmp_path / "dead.keras", "-o", tmp_path / "made", "--json")
+    made = json.loads(result.out)
+    assert result.code == made["exit_code"] == 4 and not made["passed"] and made["error"].startswith("insensitive")
+    rejected = tmp_path / "made.rejected" / "model.onnx"
+    again = cnnexport("verify", rejected, "--against", tmp_path / "dead.keras", "--json")
+    assert again.code == 4 and json.loads(again.out)["against"]["insensitive"] == ["second"]
 
 
 def test_sensitivity_predicts_what_a_perturbation_does() -> None:
