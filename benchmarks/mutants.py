@@ -506,7 +506,7 @@ def try_mutant(subject: Subject, mutant: Mutant, folder: Any) -> Outcome:
     try:
         verdict = gate.judge(subject.reference, path)
     except InputError as error:
-        return outcome(True, None, f"does not run: {str(error)[:80]}")
+        return outcome(True, None, f"does not run: {str(error).replace(f'{folder}/', '')[:80]}")
     if verdict.passed:
         worst = max(c.max_error for c in verdict.comparisons)
         return outcome(False, False, f"passed with {worst:.1e}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -37,12 +38,17 @@ class Against:
     @property
     def reason(self) -> str:
         """Why it did not pass, in one line."""
-        if self.first_diverging or not all(c.passed for c in self.verdict.comparisons):
+        if self.differs:
             where = f", first in layer '{self.first_diverging}'" if self.first_diverging else ""
             return f"{self.path} does not compute what {self.target} computes{where}"
         named = ", ".join(f"'{layer}'" for layer in self.verdict.insensitive[:3])
         return (f"insensitive: a change of the weights of {named} would be seen neither in the outputs nor in a "
                 "layer's own, so nothing is proven of them")
+
+    @property
+    def differs(self) -> bool:
+        """Whether an output or a layer is not what Keras computes."""
+        return bool(self.first_diverging) or not all(c.passed for c in self.verdict.comparisons)
 
     @property
     def first_diverging(self) -> str | None:
@@ -55,6 +61,7 @@ class Against:
         """The comparison as JSON values; numbers that are not finite are null."""
         values = {
             "path": self.path, "against": self.target, "passed": self.passed,
+            "reason": None if self.passed else "different" if self.differs else "insensitive",
             "first_diverging_layer": self.first_diverging,
             "insensitive": list(self.verdict.insensitive), "max_error_allowed": self.max_error,
             "comparisons": [asdict(c) for c in self.verdict.comparisons],
@@ -157,8 +164,12 @@ def verify_against(
     # A file may have been made without the final activation.
     drop = bool(options.get("logits")) and manifest is not None and manifest["architecture"] is None
     kept = [None] * len(found) if drop else found
-    with heads.without(found) if drop else nullcontext():
-        inputs, outputs, batch = _ports(model, graph.graph)
+    # Weights in a file of their own are found only beside it; else nothing is written into the bundle.
+    external = any(isinstance(v.const_value, ir.ExternalTensor) for v in graph.graph.initializers.values())
+    with (heads.without(found) if drop else nullcontext(),
+          tempfile.TemporaryDirectory(prefix="cnnexport-", ignore_cleanup_errors=True) as folder_of_copy):
+        scratch = None if external else Path(folder_of_copy)
+        inputs, outputs, batch = _ports(model, graph.graph, manifest)
         converted = SimpleNamespace(model=graph, inputs=inputs, outputs=outputs)
         progress("keras")
         reference = parity.reference(
@@ -166,11 +177,12 @@ def verify_against(
             precision=pipeline.precision_of(graph), layers=True, macs=manifest["macs"] if manifest else None,
             keep_layers=not layers)
         progress("compare")
-        verdict = parity.judge(reference, file)
+        verdict = parity.judge(reference, file, scratch=scratch)
         rows = tuple(verdict.layers)
         if layers:
             rows = tuple(stream_layers(
-                model, kept, reference, file, agree=all(c.passed for c in verdict.comparisons), progress=progress))
+                model, kept, reference, file, agree=all(c.passed for c in verdict.comparisons), scratch=scratch,
+                progress=progress))
             verdict = parity.weighed(reference, verdict, rows)
             if not any(row.tensor for row in rows):
                 raise UsageError(f"no tensor of {file} is named after a layer of {target}, so there are no layers to "
@@ -178,10 +190,13 @@ def verify_against(
     return Against(str(path), str(target), verdict, rows, layers, reference.tolerance.max_error)
 
 
-def _ports(model: Any, graph: Any) -> tuple[tuple[Port, ...], tuple[Port, ...], int | None]:
+def _ports(
+    model: Any, graph: Any, manifest: Mapping[str, Any] | None
+) -> tuple[tuple[Port, ...], tuple[Port, ...], int | None]:
     """The ports of the file in the order of Keras' inputs and outputs, and its fixed batch size (None: dynamic).
 
-    Raises UsageError where they do not fit.
+    Where the file has Keras' names, they tell which is which, else the order does. Raises UsageError where they do
+    not fit.
     """
     import keras
 
@@ -199,9 +214,15 @@ def _ports(model: Any, graph: Any) -> tuple[tuple[Port, ...], tuple[Port, ...], 
             raise UsageError(f"the file has {len(values)} {kind}, the Keras model {len(keras_side)}; "
                              "give the model that the file was made of")
         made[kind] = []
+        names = [p.name for p in wanted] if kind == "inputs" else list(getattr(model, "output_names", None) or [])
+        by_name = {str(value.name): value for value in values}
+        if set(names) == set(by_name) and len(names) == len(values):
+            values = [by_name[name] for name in names]
+        # Of a bundle the layouts are known; sizes alone do not tell them apart where all are alike.
+        layouts = {} if manifest is None else {tensor["name"]: tensor["layout"] for tensor in manifest[kind]}
         for (shape, dtype), value in zip(keras_side, values):
             sizes = _sizes(value)
-            fits = _fits(sizes, shape)
+            fits = _fits(sizes, shape) and layouts.get(str(value.name)) != "NCHW"
             first = _fits(sizes, (shape[0], shape[-1], *shape[1:-1])) and len(shape) > 2
             if not fits and not first:
                 text = "x".join("?" if s is None else str(s) for s in shape)

@@ -122,6 +122,7 @@ def convert(
         "pooling": pooling, "groups": not no_groups, "logits": logits, "layout": layout, "batch": batch,
         "opset": opset, "force": force}
     outcomes: list[pipeline.Outcome] = []
+    refused: ParityError | None = None
     _warn_of_plugins(when=every)
     shown = not quiet and sys.stderr.isatty()
     with quiet_libraries(show_downloads=shown) as stream:
@@ -137,11 +138,17 @@ def convert(
             else:
                 made = pipeline.convert(target, output=output, unsafe_load=unsafe_load, custom_objects=objects,
                                         progress=progress, **options)
+        except ParityError as error:
+            refused = error
         except _Interrupted:
             done = sum(outcome.bundle is not None for outcome in outcomes)
             raise _Interrupted(f"the {done} bundles made before are published" if done else "") from None
         finally:
             progress.abandon()
+    if refused is not None:
+        if as_json:
+            _print_json({"bundle": None, "passed": False, "error": str(refused), "exit_code": refused.exit_code})
+        raise refused
     if every:
         _report_all(outcomes, as_json=as_json, quiet=quiet)
     elif as_json:
@@ -290,8 +297,8 @@ def verify(
     with quiet_libraries() as stream:
         progress = Progress(stream, quiet=quiet)
         try:
-            found = verification.verify(path, providers=providers, runtimes=runtimes, progress=progress)
-            if against is not None:
+            found = verification.examine(path, providers=providers, runtimes=runtimes, progress=progress)
+            if against is not None and found.error is None:
                 from cnnexport.against import verify_against
                 from cnnexport.models import import_custom_objects
 
@@ -304,13 +311,14 @@ def verify(
     for warning in found.warnings:
         click.echo(f"cnnexport: warning: {warning}", err=True)
     if as_json:
-        _print_json({**found.to_dict(), "against": None if compared is None else compared.to_dict(),
-                     "passed": found.passed and (compared is None or compared.passed)})
-    elif not quiet:
-        if compared is not None:
-            click.echo(compared.format())
-        else:
-            click.echo(found.format())
+        facts = {**found.to_dict(), "against": None if compared is None else compared.to_dict()}
+        if compared is not None and not compared.passed:
+            facts |= {"passed": False, "error": compared.reason, "exit_code": ParityError.exit_code}
+        _print_json(facts)
+    elif not quiet and found.error is None:
+        click.echo(found.format() if compared is None else compared.format())
+    if found.error is not None:
+        raise found.error
     if compared is not None and not compared.passed:
         raise ParityError(compared.reason)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnexport import bundle
+from cnnexport.architectures import optional_whole, sizes, whole
 from cnnexport.architectures.spec import Architecture, Preprocessing
 from cnnexport.console import Progress
 from cnnexport.errors import InputError, NewerModelError, ParityError, UsageError, describe
@@ -103,6 +104,10 @@ def convert(
     steps = progress or Progress(io.StringIO(), quiet=True)
     pooling = None if pooling == "none" else pooling
     weights = None if weights is None else str(weights)
+    if weights == "":
+        raise UsageError("the weights are an empty name; give random, imagenet or a Keras weights or model file")
+    seed, input_shape = whole("seed", seed, least=0), sizes(input_shape)
+    classes, batch, opset = optional_whole("classes", classes), optional_whole("batch", batch), whole("opset", opset)
     spec, path = _find(target)
     _check_options(layout=layout, batch=batch, opset=opset, seed=seed, input_shape=input_shape)
     if spec is not None:

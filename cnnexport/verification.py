@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnexport import bundle
-from cnnexport.errors import BundleError, InputError, ParityError, ProviderError, UsageError
+from cnnexport.errors import BundleError, CnnexportError, InputError, ParityError, ProviderError, UsageError
 
 RUNTIMES = ("ort", "openvino", "reference")
 _MOST_ELEMENTS = 1 << 31
@@ -30,20 +30,29 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """What ``verify`` found; ``verified`` is False for a bare ONNX file, with which nothing was compared."""
+    """What ``verify`` found; ``verified`` is False for a bare ONNX file, with which nothing was compared.
+
+    ``error`` is what the last check failed with, where one did: the checks after it were not made.
+    """
 
     path: str
     verified: bool
     checks: tuple[Check, ...]
     warnings: tuple[str, ...] = ()
+    error: CnnexportError | None = None
 
     @property
     def passed(self) -> bool:
-        return all(check.passed for check in self.checks)
+        return self.error is None and all(check.passed for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
         """The verification as JSON values."""
-        return {**asdict(self), "passed": self.passed}
+        return {
+            "path": self.path, "verified": self.verified, "checks": [asdict(check) for check in self.checks],
+            "warnings": list(self.warnings), "passed": self.passed,
+            "error": None if self.error is None else str(self.error),
+            "exit_code": 0 if self.error is None else self.error.exit_code,
+        }
 
     def format(self) -> str:
         """A line for each step."""
@@ -73,26 +82,57 @@ def verify(
         ProviderError: a provider that cannot be had or did not run the graph.
         BundleError: a bundle incomplete or altered.
     """
+    found = examine(path, providers=providers, runtimes=runtimes, progress=progress)
+    if found.error is not None:
+        raise found.error
+    return found
+
+
+def examine(
+    path: Path,
+    *,
+    providers: Sequence[str] = ("cpu",),
+    runtimes: Sequence[str] = ("ort",),
+    progress: Callable[[str], None] = lambda step: None,
+) -> Verification:
+    """As ``verify``, but a check that fails ends the record instead of being raised."""
     path = Path(path)
     checks: list[Check] = []
+    warnings: list[str] = []
+    names = [""]
 
     def step(name: str, work: Callable[[], str]) -> None:
+        names.append(name)
         progress(name)
         start = time.perf_counter()
         detail = work()
         checks.append(Check(name, True, detail, round(time.perf_counter() - start, 3)))
 
-    _check_runtimes(runtimes)
+    try:
+        verified = _examine(path, step, warnings, list(dict.fromkeys(providers)), list(dict.fromkeys(runtimes)))
+    except CnnexportError as error:
+        # A value that does not fit is no finding about the file.
+        if isinstance(error, UsageError):
+            raise
+        failed = Check(names[-1] or "file", False, str(error), 0.0)
+        return Verification(str(path), False, (*checks, failed), tuple(warnings), error)
+    return Verification(str(path), verified, tuple(checks), tuple(warnings))
+
+
+def _examine(
+    path: Path, step: Any, warnings: list[str], providers: Sequence[str], runtimes: Sequence[str]
+) -> bool:
+    """Make the checks; returns whether anything was compared with Keras."""
+    _check_runtimes(runtimes, providers)
     is_bundle = path.is_dir() and any((path / name).exists() for name in (bundle.MANIFEST, bundle.SUMS, bundle.PARITY))
     if path.is_dir() and not is_bundle:
         raise InputError(f"{path} is a folder without {bundle.MANIFEST}; give a bundle or an ONNX file")
     if not is_bundle:
         _verify_file(path, step, providers, runtimes)
-        return Verification(str(path), False, tuple(checks))
+        return False
 
     manifest: dict[str, Any] = {}
     parity: dict[str, Any] = {}
-    warnings: list[str] = []
 
     def checksums() -> str:
         extra = bundle.check_sums(path)
@@ -134,11 +174,15 @@ def verify(
                 return f"{_compare(path, name, outputs, produced, parity)}{proof}"
 
             step(name, vectors)
-    return Verification(str(path), True, tuple(checks), tuple(warnings))
+    return True
 
 
-def _check_runtimes(runtimes: Sequence[str]) -> None:
+def _check_runtimes(runtimes: Sequence[str], providers: Sequence[str]) -> None:
     import importlib.util
+
+    if "ort" not in runtimes and (others := [p for p in providers if p != "cpu"]):
+        raise UsageError(f"--provider {others[0]} is one of ONNX Runtime, which is not among the runtimes asked for; "
+                         "add --runtime ort")
 
     for runtime in runtimes:
         if runtime not in RUNTIMES:
@@ -183,11 +227,15 @@ def check_model(file: Path) -> str:
 
 
 def _largest_tensor(slim: Any) -> int:
-    """Elements of the largest tensor of known shape in a graph; open sizes count as 1."""
+    """Elements of the largest tensor in a graph whose shape follows from its inputs, with their open sizes as 1."""
     import contextlib
 
     import onnx
 
+    for value in slim.graph.input:
+        for size in value.type.tensor_type.shape.dim:
+            if not size.HasField("dim_value"):
+                size.dim_value = 1
     with contextlib.suppress(Exception):  # what cannot be inferred is not counted
         slim = onnx.shape_inference.infer_shapes(slim, data_prop=True)
     values = [*slim.graph.input, *slim.graph.value_info, *slim.graph.output]
@@ -230,11 +278,11 @@ def _random_feeds(file: Path) -> dict[str, Any]:
             continue
         kind = value.type.tensor_type
         shape = [d.dim_value if d.dim_value > 0 else 1 for d in kind.shape.dim]
-        if math.prod(shape) > _MOST_ELEMENTS // 8 or not value.type.HasField("tensor_type"):
+        if math.prod(shape) > _MOST_ELEMENTS // 32 or not value.type.HasField("tensor_type"):
             raise InputError(f"{file}: input '{value.name[:80]}' is no tensor that can be filled; give --against")
         try:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-            feeds[value.name] = np.asarray(rng.random(shape)).astype(dtype)
+            feeds[value.name] = np.asarray(rng.random(shape, dtype=np.float32)).astype(dtype)
         except Exception as error:
             raise InputError(f"{file}: input '{value.name[:80]}' has a type that cannot be filled") from error
     return feeds

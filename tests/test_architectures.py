@@ -207,3 +207,15 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     model.save_weights(tmp_path / "w.weights.h5")
     same = architectures.build("lenet5-same", weights=str(tmp_path / "w.weights.h5"))
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), same.get_weights()))
+
+
+def test_random_weights_of_a_layer_with_a_bias_of_two_axes() -> None:
+    import keras
+    import numpy as np
+
+    from cnnexport.architectures.weights import randomise
+
+    tokens = keras.Input((9, 8))
+    model = keras.Model(tokens, keras.layers.MultiHeadAttention(2, 4, name="attention")(tokens, tokens))
+    randomise(model, 0)
+    assert all(np.any(np.asarray(weight)) and np.isfinite(np.asarray(weight)).all() for weight in model.weights)

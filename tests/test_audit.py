@@ -111,7 +111,8 @@ def _alive(model: Any, x: np.ndarray) -> None:
 
     outputs = [layer.output for layer in model.layers if layer.weights]
     spreads = [float(np.std(y)) for y in keras.Model(model.inputs, outputs)(x, training=False)]
-    assert min(spreads) > 0.4 and max(spreads) < 3
+    # Noise has up to twice the contrast of the images that the weights were scaled on, in every layer alike.
+    assert min(spreads) > 0.4 and max(spreads) < 4
     logits = np.asarray(model(x, training=False))
     assert np.abs(logits[0] - logits[1]).mean() > 0.2 * logits.std()
 

@@ -226,3 +226,34 @@ def test_a_broken_package_harms_nobody_else(code: str, words: str, tmp_path: Pat
     shown = _run(place, tmp_path, "show", "lenet5")
     assert shown.returncode == 0 and shown.stderr == ""
     assert words in _run(place, tmp_path, "show", "badnet").stderr
+
+
+@pytest.mark.parametrize("options", [
+    {"input_shape": "32x32x1"}, {"input_shape": 32}, {"input_shape": (32, 32, "a")}, {"input_shape": (32.5, 32, 1)},
+    {"classes": "ten"}, {"classes": 2.5}, {"classes": True}, {"include_top": "yes"}, {"include_top": None},
+    {"seed": None}, {"seed": -1}, {"seed": 1.5}, {"weights": ""}])
+def test_values_of_the_wrong_type_are_refused_in_one_line(options: dict[str, Any], tmp_path: Path) -> None:
+    import cnnexport
+    from cnnexport.errors import UsageError
+
+    for make in (lambda: cnnexport.build("lenet5", **options),
+                 lambda: cnnexport.convert("lenet5", output=tmp_path / "made", **options)):
+        with pytest.raises(UsageError) as error:
+            make()
+        assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_arguments_of_keras_applications() -> None:
+    import keras
+    import numpy as np
+
+    import cnnexport
+    from cnnexport.errors import UsageError
+
+    model = cnnexport.build("lenet5", classes=np.int64(7), classifier_activation=None)
+    assert model.output_shape == (None, 7) and model.layers[-1].activation is keras.activations.linear
+    with pytest.raises(UsageError, match="floating-point"):
+        cnnexport.build("lenet5", input_tensor=keras.Input((32, 32, 1), dtype="uint8"))
+    with pytest.raises(UsageError, match="memory does not hold"):
+        cnnexport.build("lenet5", classes=10**12)

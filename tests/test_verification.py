@@ -289,3 +289,70 @@ def test_another_exporters_file(tmp_path: Path, cnnexport: Any) -> None:
     model.save(tmp_path / "other.keras")
     result = cnnexport("verify", tmp_path / "m.onnx", "--against", tmp_path / "other.keras")
     assert result.code == 4 and "does not compute what" in result.err
+
+
+def test_a_failed_check_is_in_the_json(lenet: Path, cnnexport: Any) -> None:
+    with open(lenet / "parity.json", "ab") as file:
+        file.write(b" ")
+    result = cnnexport("verify", lenet, "--json")
+    made = json.loads(result.out)
+    assert result.code == made["exit_code"] == 6 and not made["passed"] and not made["verified"]
+    assert made["checks"][-1]["name"] == "checksums" and not made["checks"][-1]["passed"]
+    assert "parity.json" in made["error"] and made["error"] in result.err
+    assert cnnexport("verify", lenet).out == ""
+
+
+def test_a_provider_of_a_runtime_that_is_not_asked_for(lenet: Path, cnnexport: Any) -> None:
+    """It must not look as if CUDA had been proven."""
+    result = cnnexport("verify", lenet, "--provider", "cuda", "--runtime", "reference")
+    assert result.code == 2 and "add --runtime ort" in result.err and result.out == ""
+
+
+def test_ports_are_told_by_name_and_the_bundle_stays_untouched(tmp_path: Path) -> None:
+    import keras
+
+    from cnnexport import convert
+    from cnnexport.against import verify_against
+    from cnnexport.architectures.weights import randomise
+
+    left, right = keras.Input((8, 8, 8), name="left"), keras.Input((8, 8, 8), name="right")
+    x = keras.layers.Conv2D(8, 3, padding="same", activation="relu", name="conv")(left)
+    x = keras.layers.Subtract(name="difference")([x, right])
+    model = keras.Model([left, right], x, name="pair")
+    randomise(model, 0)
+    model.save(tmp_path / "pair.keras")
+    # Height, width and channels alike: the manifest tells the layout.
+    made = convert(model, output=tmp_path / "pair", layout="nchw").path
+    before = {p: p.stat().st_mtime_ns for p in [made, *made.iterdir()]}
+    assert verify_against(made, str(tmp_path / "pair.keras"), layers=True).passed
+    assert {p: p.stat().st_mtime_ns for p in [made, *made.iterdir()]} == before
+    swapped = onnx.load(convert(model, output=tmp_path / "nhwc").path / "model.onnx")
+    inputs = list(swapped.graph.input)
+    del swapped.graph.input[:]
+    swapped.graph.input.extend(inputs[::-1])
+    onnx.save(swapped, tmp_path / "swapped.onnx")
+    assert verify_against(tmp_path / "swapped.onnx", str(tmp_path / "pair.keras")).passed
+
+
+def test_the_reason_of_a_failed_comparison_is_in_the_json(lenet: Path, tmp_path: Path, cnnexport: Any) -> None:
+    model = onnx.load(lenet / "model.onnx")
+    bias = next(t for t in model.graph.initializer if t.name == "c3/bias")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) * np.float32(1.5), "c3/bias"))
+    onnx.save(model, tmp_path / "faulty.onnx")
+    result = cnnexport("verify", tmp_path / "faulty.onnx", "--against", "lenet5", "--seed", "3", "--json")
+    made = json.loads(result.out)
+    assert result.code == made["exit_code"] == 4 and not made["passed"]
+    assert made["against"]["reason"] == "different" and made["against"]["first_diverging_layer"] == "c3"
+
+
+def test_a_size_that_follows_from_an_open_one(tmp_path: Path, cnnexport: Any) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Tile", ["x", "repeats"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "m"])],
+        [numpy_helper.from_array(np.array([2**20, 2**10], np.int64), "repeats")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8),
+              tmp_path / "tile.onnx")
+    for runtime in ("ort", "reference"):
+        result = cnnexport("verify", tmp_path / "tile.onnx", "--runtime", runtime)
+        assert result.code == 3 and "4,294,967,296 elements" in result.err and result.err.count("\n") == 1

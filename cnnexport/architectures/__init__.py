@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib.metadata
+import numbers
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,18 +96,23 @@ def build(
     classes: int | None = None,
     groups: bool = True,
     logits: bool = False,
+    classifier_activation: str | None = "softmax",
     unsafe_load: bool = False,
 ) -> Any:
     """The Keras model of architecture ``name``, with keras.applications' meaning of each argument.
 
     ``weights`` is "random" (seeded; the default), "imagenet" or the path of a Keras weights or model file;
-    ``groups=False`` joins grouped convolutions; ``logits`` leaves the final activation out. Of a network with a
+    ``groups=False`` joins grouped convolutions; ``logits`` leaves the final activation out, as does
+    ``classifier_activation=None``. Of a network with a
     backbone, "imagenet" gives the backbone's weights, and its own top is random. Raises UsageError for values that
     do not go together, InputError for weights that cannot be read or fetched.
     """
     spec = get(name)
     weights = "random" if weights is None else str(weights)
     pooling = None if pooling == "none" else pooling
+    seed, classes, input_shape = whole("seed", seed, least=0), optional_whole("classes", classes), sizes(input_shape)
+    if logits:
+        classifier_activation = None
     shape = input_shape
     if input_tensor is not None:
         shape = _shape_of(input_tensor, input_shape)
@@ -117,9 +123,12 @@ def build(
         model = plain(
             spec, include_top=include_top, weights="imagenet" if imagenet else None, input_tensor=input_tensor,
             input_shape=shape or spec.input_shape, pooling=pooling, classes=classes or spec.classes,
-            classifier_activation=None if logits else "softmax", groups=groups)
+            classifier_activation=classifier_activation, groups=groups)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
+        if "OOM when allocating" in reason or isinstance(error, MemoryError):
+            raise UsageError(f"{spec.name} cannot be built: the memory does not hold its weights with that input shape "
+                             "and those classes; give smaller ones") from error
         if imagenet:
             raise InputError(f"the ImageNet weights of {spec.name} could not be fetched ({reason}); connect to the "
                              "internet, or take --weights random") from error
@@ -166,6 +175,9 @@ def _shape_of(tensor: Any, given: tuple[int | None, ...] | None) -> tuple[int | 
     if len(shape) != 4 or not hasattr(tensor, "_keras_history"):
         raise UsageError("input_tensor is not a Keras tensor of shape (batch, height, width, channels); make one with "
                          "keras.Input")
+    if not str(tensor.dtype).startswith(("float", "bfloat")):
+        raise UsageError(f"input_tensor is of {tensor.dtype}, and the network's convolutions take floating-point "
+                         "numbers; put keras.layers.Rescaling between")
     if given is not None and (len(given) != 3 or any(a != b for a, b in zip(given, shape[1:]) if None not in (a, b))):
         raise UsageError(f"input shape {_text(given)} is not that of the input tensor, {_text(shape[1:])}; "
                          "leave one out")
@@ -185,6 +197,28 @@ def _to_draw(model: Any, input_tensor: Any, top_alone: bool) -> set[int] | None:
     return chosen
 
 
+def whole(what: str, value: Any, *, least: int = 1) -> int:
+    """``value`` as a Python int. Raises UsageError where it is no whole number of ``least`` or more."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        raise UsageError(f"{what} is {value!r}; it must be a whole number of {least} or more")
+    return int(value)
+
+
+def optional_whole(what: str, value: Any) -> int | None:
+    """As ``whole``, for a value that may be None."""
+    return None if value is None else whole(what, value)
+
+
+def sizes(shape: Any) -> tuple[int | None, ...] | None:
+    """An input shape as Python ints, None for a size left open. Raises UsageError for anything else."""
+    if shape is None:
+        return None
+    if not isinstance(shape, (tuple, list)) or not all(
+            d is None or (isinstance(d, numbers.Integral) and not isinstance(d, bool)) for d in shape):
+        raise UsageError(f"input shape {shape!r} is no tuple of whole numbers, such as (224, 224, 3)")
+    return tuple(None if d is None else int(d) for d in shape)
+
+
 def check_options(
     spec: Architecture,
     *,
@@ -197,6 +231,10 @@ def check_options(
 ) -> None:
     """keras.applications' rules, refused in one line before Keras is imported. Raises as ``build`` does."""
     imagenet = weights == "imagenet"
+    if include_top not in (True, False):
+        raise UsageError(f"include_top is {include_top!r}; it must be True or False")
+    if not weights:
+        raise UsageError("the weights are an empty name; give random, imagenet or a Keras weights or model file")
     if not imagenet and weights != "random" and not Path(weights).exists():
         raise InputError(f"the weights {weights} do not exist; give random, imagenet or a Keras weights or model file")
     if imagenet and "imagenet" not in spec.weights:

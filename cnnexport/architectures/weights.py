@@ -127,7 +127,7 @@ def _linear(op: Any, args: Any, kwargs: Any, draw: Any) -> Any:
     kernels = [variable for variable in op.weights if variable.name in _KERNELS]
     for variable in op.weights:
         rng = draw(variable)
-        if variable.name in _KERNELS or (len(variable.shape) > 1 and variable not in kernels):
+        if variable.name in _KERNELS or (len(variable.shape) > 1 and variable.name not in ("bias", "beta")):
             # After a ReLU, or on pixels, centred kernels keep the common mean from drowning the rest.
             spread = float(keras.ops.std(args[0]))
             centred = len(op.weights) <= 2 and abs(float(keras.ops.mean(args[0]))) > 0.25 * spread

@@ -71,6 +71,13 @@ def is_leaf(layer: Any) -> bool:
     return isinstance(layer, keras.Layer) and not getattr(layer, "_layers", None)
 
 
+def is_operation(layer: Any) -> bool:
+    """Whether ``layer`` is an operation of a Functional model (``keras.ops`` on symbolic tensors) and no layer."""
+    import keras
+
+    return isinstance(layer, keras.Operation) and not isinstance(layer, keras.Layer)
+
+
 @contextmanager
 def _layer_scopes(layers: Sequence[tuple[str, Any]], failed: list[str]) -> Iterator[None]:
     """Make each layer's ops carry ``cnnexport_layer_<i>`` while the block runs.

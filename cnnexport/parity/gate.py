@@ -66,7 +66,10 @@ class Reference:
 
 @dataclass(frozen=True)
 class GateReference:
-    """All that Keras has to say about a model: arrays only."""
+    """All that Keras has to say about a model: arrays only.
+
+    ``undefined`` are, for each compared tensor, the operators before it whose answer to a NaN is not defined.
+    """
 
     references: list[Reference]
     inputs: tuple[Port, ...]
@@ -76,6 +79,7 @@ class GateReference:
     layers: list[LayerTensor] = field(default_factory=list)
     calls: dict[str, Call] = field(default_factory=dict)
     effects: dict[str, float | None] = field(default_factory=dict)
+    undefined: dict[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -129,19 +133,31 @@ def reference(
         made.append(Reference(case, ran.outputs, ran.logits))
     if layers:
         effects = sensitivity.effects(model, found, made[0].case.inputs, seed=seed)
+    logits = logits_tensors(converted.model, [None if h is None else h.activation for h in found])
+    undefined: dict[str, frozenset[str]] = {}
+    for value, tensor in zip(graph.outputs, logits):
+        undefined[str(value.name)] = undefined_operators(value)
+        if tensor is not None:
+            # The value that the activation reads lies before the output, behind a Transpose perhaps.
+            node = value.producer()
+            while node is not None and all(x is None or x.name != tensor.name for x in node.inputs):
+                node = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+            inner = None if node is None else next(x for x in node.inputs if x is not None and x.name == tensor.name)
+            undefined[tensor.name] = undefined_operators(inner)
     return GateReference(
-        references=made, inputs=converted.inputs, outputs=converted.outputs,
-        logits=logits_tensors(converted.model, [None if h is None else h.activation for h in found]),
+        references=made, inputs=converted.inputs, outputs=converted.outputs, logits=logits, undefined=undefined,
         tolerance=tolerance(precision, summed_terms(graph)),
         layers=layer_tensors(calls, nodes_of(graph)), calls=calls, effects=effects)
 
 
-def judge(keras: GateReference, path: Path) -> Verdict:
+def judge(keras: GateReference, path: Path, *, scratch: Path | None = None) -> Verdict:
     """Run the ONNX file at ``path`` in ONNX Runtime on the CPU against what Keras computed.
+
+    A copy of the file is made in the folder ``scratch``, by default beside it, for the while.
 
     Raises InputError where ONNX Runtime cannot load or run the file.
     """
-    with closing(Exposed(Path(path), [p.name for p in keras.outputs])) as exposed:
+    with closing(Exposed(Path(path), [p.name for p in keras.outputs], scratch)) as exposed:
         comparisons = _compare_outputs(keras, exposed)
         agree = bool(comparisons) and all(c.passed for c in comparisons)
         layers = _compare_kept_layers(keras, exposed, agree)
@@ -193,6 +209,7 @@ def _compare_outputs(keras: GateReference, exposed: Exposed) -> list[Comparison]
         for port, value, before, tensor in zip(keras.outputs, reference.outputs, reference.logits, tensors):
             expected, actual = to_onnx_layout(value, port), produced[port.name]
             behind: tuple[str, Array, Array] | None = None
+            undefined = keras.undefined.get(port.name, frozenset())
             if tensor is not None and before is not None:
                 inner = produced[tensor.name]
                 inner = inner if tensor.perm is None else np.transpose(inner, tensor.perm)
@@ -201,9 +218,11 @@ def _compare_outputs(keras: GateReference, exposed: Exposed) -> list[Comparison]
                 behind = ("log-probabilities", log_probabilities(expected), log_probabilities(actual))
             spread = None
             if behind is not None:
-                results += _by_kind(port.name, *behind, reference.case, spreads, keras.tolerance, None)
+                own = keras.undefined.get(tensor.name, frozenset()) if tensor is not None else undefined
+                results += _by_kind(port.name, *behind, reference.case, spreads, keras.tolerance, None, own)
                 spread = max(r.spread for r in results if r.output == port.name and r.level == behind[0])
-            results += _by_kind(port.name, "output", expected, actual, reference.case, spreads, keras.tolerance, spread)
+            results += _by_kind(port.name, "output", expected, actual, reference.case, spreads, keras.tolerance, spread,
+                                undefined)
     del session
     gc.collect()
     return results
@@ -218,6 +237,7 @@ def _by_kind(
     spreads: dict[tuple[str, str], float],
     allowed: Tolerance,
     logits_spread: float | None,
+    undefined: frozenset[str],
 ) -> list[Comparison]:
     """One comparison for each kind of row; rows of an output without a batch are compared as one."""
     whole = actual.shape != expected.shape or not expected.ndim or expected.shape[0] != case.batch
@@ -233,25 +253,45 @@ def _by_kind(
         rows = [i for i, k in enumerate(case.kinds) if k == kind]
         a, b = expected[rows], actual[rows]
         if kind in NON_FINITE:
-            a, b = _where_both_are_finite(a, b)
+            a, b = _forgiven(a, b, undefined)
         results.append(compare(name, level, a, b, allowed=allowed, logits_spread=logits_spread, kind=kind,
                                least_spread=spreads.get((name, level), 0.0), batch=case.batch))
     return results
 
 
-def _where_both_are_finite(expected: Array, actual: Array) -> tuple[Array, Array]:
-    """The two where both are finite, zeros elsewhere; but a row that only ONNX Runtime shows as whole stays as it is.
+def _forgiven(expected: Array, actual: Array, undefined: frozenset[str]) -> tuple[Array, Array]:
+    """The two as they are to be compared where ``undefined`` operators have seen numbers that are not finite.
 
-    How far a NaN spreads is undefined in both: TensorFlow's pooling drops it on some paths, its LRN spreads it over
-    all channels. A row that Keras has lost numbers of and ONNX Runtime has not is an error.
+    Without such operators both sides must agree in every place. TensorFlow's and ONNX Runtime's maximum may drop a
+    NaN, each in windows of its own, so that what follows is finite and different; then it is an error only where
+    Keras has lost numbers of a row and ONNX Runtime none. A global maximum, or an LSTM, leaves not even that.
     """
-    if expected.shape != actual.shape or not np.issubdtype(expected.dtype, np.floating):
+    if not undefined or expected.shape != actual.shape or not np.issubdtype(expected.dtype, np.floating):
         return expected, actual
     axes = tuple(range(1, expected.ndim))
-    lost, shown = ~np.isfinite(expected), np.isfinite(actual)
-    hidden = lost.any(axes, keepdims=True) & shown.all(axes, keepdims=True)
-    kept = (~lost & shown) | hidden
-    return np.where(kept, expected, 0).astype(expected.dtype), np.where(kept, actual, 0).astype(actual.dtype)
+    hidden = (~np.isfinite(expected)).any(axes, keepdims=True) & np.isfinite(actual).all(axes, keepdims=True)
+    if undefined & _DROPPING:
+        hidden = np.zeros_like(hidden)
+    return np.where(hidden, expected, 0).astype(expected.dtype), np.where(hidden, actual, 0).astype(actual.dtype)
+
+
+_DROPPING = frozenset({"GlobalMaxPool", "ReduceMax", "ReduceMin", "Max", "Min", "LSTM", "GRU", "RNN"})
+_UNDEFINED = _DROPPING | {"MaxPool", "Softmax", "LRN", "Resize", "TopK", "ArgMax", "ArgMin", "Loop", "Scan", "If"}
+"""Operators that TensorFlow and ONNX Runtime answer differently to a NaN (measured), or that hide others."""
+
+
+def undefined_operators(value: ir.Value | None) -> frozenset[str]:
+    """The operators before ``value`` whose answer to a NaN is not defined."""
+    found: set[str] = set()
+    seen: set[int] = set()
+    left = [value]
+    while left:
+        node = None if (value := left.pop()) is None else value.producer()
+        if node is not None and id(node) not in seen:
+            seen.add(id(node))
+            found |= {node.op_type} & _UNDEFINED
+            left.extend(node.inputs)
+    return frozenset(found)
 
 
 def _compare_kept_layers(keras: GateReference, exposed: Exposed, agree: bool) -> list[LayerComparison]:
@@ -316,15 +356,15 @@ def summed_terms(graph: ir.Graph) -> int:
 
 
 class Exposed:
-    """A copy of a model beside it, with tensors of it declared as outputs.
+    """A copy of a model in ``scratch`` (None: beside it), with tensors of it declared as outputs.
 
     The copy is the file byte for byte, with the declarations behind it: protobuf merges a second graph message into
     the first, so that the graph that runs is the file's own.
     """
 
-    def __init__(self, path: Path, outputs: Sequence[str]) -> None:
+    def __init__(self, path: Path, outputs: Sequence[str], scratch: Path | None = None) -> None:
         self._path, self._outputs, self._size = path, set(outputs), path.stat().st_size
-        self._place = path.with_name(f".{path.name}.parity.onnx")
+        self._place = (scratch or path.parent) / f".{path.name}.parity.onnx"
         shutil.copyfile(path, self._place)
 
     def close(self) -> None:
@@ -371,7 +411,7 @@ class Exposed:
 
 def stream_layers(
     model: Any, heads: Sequence[Any], keras: GateReference, path: Path, *, agree: bool = False,
-    limit: int = STREAM_BYTES, progress: Callable[[str], None] = lambda step: None,
+    limit: int = STREAM_BYTES, scratch: Path | None = None, progress: Callable[[str], None] = lambda step: None,
 ) -> list[LayerComparison]:
     """Compare every mapped layer on the first case, in groups whose outputs take up to ``limit`` bytes.
 
@@ -384,7 +424,7 @@ def stream_layers(
     holders = list(dict.fromkeys(row.holds for row in keras.layers if row.holds))
     results: dict[str, LayerComparison] = {}
     rows = {row.layer: row for row in keras.layers}
-    with closing(Exposed(Path(path), [p.name for p in keras.outputs])) as exposed:
+    with closing(Exposed(Path(path), [p.name for p in keras.outputs], scratch)) as exposed:
         tensors = [t for t in dict.fromkeys(row.tensor for row in keras.layers) if t is not None]
         session, present = exposed.session(tensors)
         left = holders

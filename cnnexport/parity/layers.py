@@ -1,7 +1,7 @@
 """Which tensor of the ONNX graph holds the output of which Keras layer, and how far apart the two are.
 
 Nodes are named after their layers, so a layer's tensor is the result of its last node. A layer without
-nodes was folded into the one before it (batch normalisation) or changes nothing (dropout): it shares that
+nodes was folded into the one before it (batch normalisation, scales) or changes nothing (dropout): it shares that
 one's tensor, which then holds the output of the last of them. Padding and flattening go into the layer
 after them, which covers them.
 """
@@ -18,7 +18,8 @@ from cnnexport.parity.comparison import Array, compare
 from cnnexport.parity.live import Call
 from cnnexport.parity.tolerances import Tolerance
 
-_REGROUPING = frozenset({"Flatten", "Reshape", "Permute", "RepeatVector"})
+_REGROUPING = frozenset({"Flatten", "Reshape", "Permute", "RepeatVector", "Transpose", "Moveaxis", "Swapaxes",
+                          "Squeeze", "ExpandDims", "Ravel"})
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def layer_tensors(calls: Mapping[str, Call], nodes: Iterable[tuple[str, str, Seq
             row = replace(row, reason="in the layer after it")
         elif path in last:
             row = replace(row, tensor=last[path])
-        elif call.identity or call.kind == "BatchNormalization":
+        elif call.identity or _folded_back(call, source, calls):
             shared = source.tensor if source is not None else None
             row = replace(row, tensor=shared, reason="" if shared else "at the input")
         else:
@@ -89,6 +90,16 @@ def layer_tensors(calls: Mapping[str, Call], nodes: Iterable[tuple[str, str, Seq
             row, holds=holder[row.tensor], channels_first=len(calls[row.layer].shape or ()) > 2)
         for row in found.values()
     ]
+
+
+def _folded_back(call: Call, source: LayerTensor | None, calls: Mapping[str, Call]) -> bool:
+    """Whether a layer without nodes lies in the one before it: a batch normalisation, or any other scale or shift.
+
+    Padding and cropping change the size; they go into the layer after.
+    """
+    if call.kind == "BatchNormalization":
+        return True
+    return source is not None and source.tensor is not None and call.shape == calls[source.layer].shape
 
 
 def compare_layers(

@@ -112,10 +112,10 @@ def _nothing() -> Iterator[None]:
 def _observed(
     model: Any, calls: dict[str, Call], wanted: Callable[[str], bool], limit: int | None
 ) -> Iterator[None]:
-    """Record the calls of the leaf layers of ``model`` while the block runs."""
+    """Record the calls of the leaf layers and operations of ``model`` while the block runs."""
     import keras
 
-    from cnnexport.conversion.trace import is_leaf, named_operations
+    from cnnexport.conversion.trace import is_leaf, is_operation, named_operations
 
     made: dict[int, str] = {}
     kept: list[Any] = []  # while the run lasts, so that no two tensors share an id
@@ -133,8 +133,10 @@ def _observed(
                 entry.shape = None
                 return result
             entry.shape = tuple(result.shape)
-            entry.source = made.get(id(inputs[0])) if len(inputs) == 1 else None
-            entry.weighted = bool(layer.weights)
+            # Constants beside one layer's output are no sources.
+            sources = [made[id(x)] for x in inputs if id(x) in made]
+            entry.source = sources[0] if len(sources) == 1 else None
+            entry.weighted = bool(getattr(layer, "weights", None))
             activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
             entry.linear = activation == "linear"
             array = to_numpy(result)
@@ -152,7 +154,7 @@ def _observed(
 
     with ExitStack() as stack:
         for path, layer in named_operations(model):
-            if not is_leaf(layer):
+            if not is_leaf(layer) and not is_operation(layer):
                 continue
             previous = layer.__dict__.get("call")
             object.__setattr__(layer, "call", observed(path, layer, layer.call))
