@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from cnnexport import __version__
-from cnnexport.errors import INTERRUPTED, ParityError, ProviderError, describe
+from cnnexport.errors import INTERRUPTED, InputError, ParityError, ProviderError, describe
 
 _EPILOG = """
 \b
@@ -155,6 +155,141 @@ def convert(
         _print_json(made.to_dict())
     elif not quiet:
         click.echo(_summary(made))
+
+
+@cli.command(epilog=_EPILOG)
+@click.argument("name")
+@click.option("--data", default="digits", show_default=True, metavar="SOURCE",
+              help="digits (scikit-learn's, offline), mnist, fashion_mnist, cifar10, an .npz file with Keras' keys, or "
+                   "a folder with one sub-folder of images a class.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the images.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images a step.")
+@click.option("--optimizer", type=click.Choice(["adam", "adamw", "sgd", "rmsprop"]))
+@click.option("--learning-rate", type=float, help="At the start; the schedule lowers it.")
+@click.option("--momentum", type=float, help="Of SGD.")
+@click.option("--weight-decay", type=float, help="Decoupled, on kernels.")
+@click.option("--schedule", type=click.Choice(["constant", "cosine", "step", "exponential"]))
+@click.option("--augment", metavar="KINDS",
+              help="none, or some of flip, shift, zoom, rotate, crop, brightness, with commas.")
+@click.option("--validation", type=float, metavar="SHARE", help="Share of the training images held out.")
+@click.option("--early-stopping", type=click.IntRange(min=0), metavar="EPOCHS",
+              help="Stop after so many epochs without a lower validation loss, and keep the best weights.")
+@click.option("--class-weights", type=click.Choice(["none", "balanced"]), help="balanced: all classes count alike.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of weights, order, dropout and augmentation.")
+@click.option("--recipe", type=click.Choice(["default", "paper"]), help="paper: what the architecture's paper used.")
+@click.option("--mixed-precision", is_flag=True, default=None, help="Compute in 16 bits; the model is float32.")
+@click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Use N training images, by class in their shares.")
+@click.option("--fine-tune", type=click.IntRange(min=0), metavar="N",
+              help="Then let the last N layers of a frozen backbone learn too.")
+@click.option("--fine-tune-epochs", type=click.IntRange(min=1))
+@click.option("--fine-tune-rate", type=float, help="Learning rate of that, low.")
+@click.option("--weights", metavar="random|imagenet|PATH", help="What to start from.  [default: random]")
+@click.option("--input-shape", callback=_shape, metavar="HxWxC", help="Images are brought to this size.")
+@click.option("--classes", type=click.IntRange(min=2), metavar="N", help="Where the labels do not tell.")
+@click.option("--no-groups", is_flag=True, help="Join grouped convolutions (alexnet).")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR",
+              help="Folder of the run.  [default: runs/NAME]")
+@click.option("--force", is_flag=True, help="Start anew where a run is there.")
+@click.option("--unsafe-load", is_flag=True, help="Let a weights file run code stored in it.")
+@_json_option
+@click.option("--quiet", is_flag=True, help="Neither progress nor summary.")
+def train(
+    name: str,
+    data: str,
+    augment: str | None,
+    weights: str | None,
+    input_shape: tuple[int | None, ...] | None,
+    classes: int | None,
+    no_groups: bool,
+    output: Path | None,
+    force: bool,
+    unsafe_load: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Train the architecture NAME on labelled images; `cnnexport convert` takes the run's folder as it is.
+
+    A run that was stopped goes on from its last epoch when the same command is given again. The features of a frozen
+    backbone are computed once, and its top is trained on them. Defaults are those of the architecture's family.
+    """
+    from cnnexport import training
+    from cnnexport.console import TrainingProgress, quiet_libraries
+
+    if augment is not None:
+        options["augment"] = () if augment == "none" else tuple(a.strip() for a in augment.split(","))
+    with quiet_libraries(show_downloads=not quiet and sys.stderr.isatty()) as stream:
+        progress = TrainingProgress(stream, quiet=quiet)
+        try:
+            made = training.train(
+                name, data, output=output, weights=weights, input_shape=input_shape, classes=classes,
+                groups=not no_groups, force=force, unsafe_load=unsafe_load, say=progress, **options)
+        except (_Interrupted, KeyboardInterrupt):
+            raise _Interrupted("the run goes on from its last finished epoch when the same command is given "
+                               "again") from None
+        finally:
+            progress.abandon()
+    if as_json:
+        _print_json(made.to_dict())
+    elif not quiet:
+        click.echo(training.format_run(made))
+
+
+@cli.command(epilog=_EPILOG)
+@click.argument("path", type=click.Path(path_type=Path), metavar="BUNDLE")
+@click.argument("images", type=click.Path(path_type=Path), metavar="IMAGE...", nargs=-1, required=True)
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes shown of each image.")
+@click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@_json_option
+def predict(path: Path, images: tuple[Path, ...], top: int, provider: str, as_json: bool) -> None:
+    """Classify image files with a bundle, preprocessed as its manifest says. Needs no TensorFlow."""
+    from cnnexport import evaluation
+
+    answers, manifest = evaluation.predict(path, images, top=top, provider=provider)
+    if manifest["untrained"]:
+        click.echo(f"cnnexport: warning: {manifest['provenance']['statement']}", err=True)
+    if as_json:
+        _print_json(evaluation.answers_to_dict(answers, manifest))
+    else:
+        for line in evaluation.format_answers(answers):
+            click.echo(line)
+    wrong = [answer.error for answer in answers if answer.error is not None]
+    for error in wrong:
+        click.echo(f"cnnexport: error: {error}", err=True)
+    if wrong:
+        sys.exit(InputError.exit_code)
+
+
+@cli.command(epilog=_EPILOG)
+@click.argument("path", type=click.Path(path_type=Path), metavar="BUNDLE")
+@click.option("--data", required=True, metavar="SOURCE",
+              help="As of train: digits, mnist, fashion_mnist, cifar10, an .npz file or a folder of images.")
+@click.option("--split", type=click.Choice(["test", "train", "validation", "all"]), default="test", show_default=True,
+              help="Of a source without test images, test is every fifth image of each class: training leaves it out.")
+@click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="Intra-op threads.  [default: ONNX Runtime's choice]")
+@_json_option
+@click.option("--quiet", is_flag=True, help="No progress.")
+def evaluate(
+    path: Path, data: str, split: str, provider: str, batch_size: int, threads: int | None, as_json: bool, quiet: bool
+) -> None:
+    """Measure the accuracy of a bundle on labelled images, through ONNX Runtime.
+
+    Only mnist, fashion_mnist and cifar10 import TensorFlow, for Keras' loaders.
+    """
+    from cnnexport import evaluation
+    from cnnexport.console import Counting, quiet_libraries
+
+    with quiet_libraries() as stream:
+        found = evaluation.evaluate(path, data, split=split, provider=provider, batch=batch_size, threads=threads,
+                                    say=Counting(stream, "evaluate", quiet=quiet))
+    if found["untrained"]:
+        click.echo(f"cnnexport: warning: {found['statement']}", err=True)
+    if as_json:
+        _print_json(found)
+    else:
+        click.echo(evaluation.format_evaluation(found))
 
 
 def _report_all(outcomes: Sequence[Any], *, as_json: bool, quiet: bool) -> None:

@@ -285,3 +285,15 @@ def answers_to_dict(answers: Sequence[Answer], manifest: dict[str, Any]) -> dict
     return {"untrained": manifest["untrained"], "statement": manifest["provenance"]["statement"],
             "images": [{"image": a.image, "error": a.error, "predictions": [asdict(p) for p in a.predictions]}
                        for a in answers]}
+
+
+def format_evaluation(found: dict[str, Any]) -> str:
+    """What ``evaluate`` found, as text."""
+    from cnnexport.training.measures import format_measures
+
+    origin = f" ({found['split_origin']})" if found["split_origin"] else ""
+    lines = [f"{found['bundle']} on {found['data']}, {found['split']} images{origin}", *format_measures(found),
+             f"  runtime   ONNX Runtime, {found['provider']}"]
+    if found["seen_in_training"]:
+        lines.append("  note      the model was trained on these images: this says nothing of new ones")
+    return "\n".join(lines)

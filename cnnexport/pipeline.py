@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cnnexport.conversion.write import WrittenFile
     from cnnexport.parity import GateReference, Verdict
     from cnnexport.parity.layers import LayerComparison
+    from cnnexport.trained import TestSet
 
 DEFAULT_OPSET = 18
 LAYOUTS = ("nhwc", "nchw")
@@ -61,6 +62,7 @@ class _Source:
     value_range: tuple[float, float] | None
     recipe: Preprocessing | None = None
     labels: Sequence[str] | None = None
+    test: TestSet | None = None
 
 
 def convert(
@@ -87,8 +89,9 @@ def convert(
     """Convert a model to ONNX, prove it against Keras and publish the bundle.
 
     ``target`` is the name of a registered architecture, the path of a Keras model file (``.keras``, ``.h5``,
-    ``.hdf5``, SavedModel folder) or a Keras model. ``weights`` is "random" (seeded; the default of a
-    registered architecture), "imagenet" or a Keras weights or model file; a model file keeps its own unless
+    ``.hdf5``, SavedModel folder) or of the folder of a training run, or a Keras model. A run's test images are
+    classified again in ONNX Runtime, and each must get the class that Keras gives it.
+    ``weights`` is "random" (seeded; the default of a registered architecture), "imagenet" or a Keras weights or model file; a model file keeps its own unless
     others are given. ``input_shape`` is (height, width, channels). ``include_top``, ``pooling``, ``classes``
     and ``input_tensor`` have keras.applications' meaning and belong to registered architectures;
     ``groups=False`` joins the grouped convolutions of one that has them. ``logits`` leaves the final
@@ -109,6 +112,7 @@ def convert(
     seed, input_shape = whole("seed", seed, least=0), sizes(input_shape)
     classes, batch, opset = optional_whole("classes", classes), optional_whole("batch", batch), whole("opset", opset)
     spec, path = _find(target)
+    registered = spec
     _check_options(layout=layout, batch=batch, opset=opset, seed=seed, input_shape=input_shape)
     if spec is not None:
         from cnnexport import architectures
@@ -122,6 +126,8 @@ def convert(
     else:
         _check_own(weights, include_top=include_top, pooling=pooling, classes=classes, groups=groups,
                    input_tensor=input_tensor)
+        if path is not None and _is_run(path):
+            registered = _check_run(path, weights, input_shape)
     name = spec.name if spec is not None else _name(path.name if path is not None else target.name)
     place = Path(output) if output is not None else EXPORTED / name
     bundle.refuse_existing(place, force=force)
@@ -145,12 +151,12 @@ def convert(
         written = _convert(source, folder, options, steps, own=spec is None)
         # Keras' weights are gone by now: ONNX Runtime makes a copy of its own.
         gc.collect()
-        parity, verdict = _prove(written, folder, seed)
+        parity, verdict = _prove(written, folder, seed, layout=layout, batch=batch)
         if not parity["passed"]:
             aside = bundle.set_aside(folder, place)
             raise ParityError(f"{_rejection(parity)}; nothing was written to {place}, the rejected bundle is kept in "
                               f"{aside} with its parity.json")
-        manifest = _describe(written, folder, name, spec, options, parity, verdict.layers)
+        manifest = _describe(written, folder, name, registered, options, parity, verdict.layers)
         bundle.publish(folder, place)
     steps.finish()
     return Bundle(place, manifest, parity, dict(steps.seconds))
@@ -235,6 +241,7 @@ class _Written:
     value_range: tuple[float, float] | None
     recipe: Preprocessing | None
     labels: Sequence[str] | None
+    test: TestSet | None = None
 
 
 def _convert(
@@ -269,6 +276,7 @@ def _convert(
         keras = parity.reference(
             model, converted, seed=options["seed"], value_range=source.value_range, batch=options["batch"], macs=macs,
             kept_heads=kept, precision=precision)
+        test = source.test.asked(model) if source.test is not None else None
     return _Written(
         files=files,
         inputs=converted.inputs,
@@ -283,10 +291,13 @@ def _convert(
         value_range=source.value_range,
         recipe=source.recipe,
         labels=source.labels,
+        test=test,
     )
 
 
-def _prove(written: _Written, folder: Path, seed: int) -> tuple[dict[str, Any], Verdict]:
+def _prove(
+    written: _Written, folder: Path, seed: int, *, layout: str, batch: int | None
+) -> tuple[dict[str, Any], Verdict]:
     """Compare in ONNX Runtime and write ``parity.json``; returns the record and what it is of."""
     from cnnexport import parity
     from cnnexport.bundle.manifest import versions
@@ -300,6 +311,15 @@ def _prove(written: _Written, folder: Path, seed: int) -> tuple[dict[str, Any], 
         verdict.comparisons, sha256=written.files[0].sha256, versions=versions(), seed=seed,
         allowed=written.keras.tolerance, layers=verdict.layers, sensitivity=verdict.sensitivity,
         insensitive=verdict.insensitive)
+    if written.test is not None and record["passed"]:
+        from cnnexport import runtime
+        from cnnexport.evaluation import Classifier
+
+        (port,) = written.inputs
+        session = runtime.session(folder / "model.onnx")
+        record["test_set"] = written.test.judge(Classifier(session, port.name, port.dtype, layout == "nchw", batch))
+        if not record["test_set"]["passed"]:
+            record["passed"], record["reason"] = False, "predictions"
     bundle.write_json(folder / bundle.PARITY, record)
     return record, verdict
 
@@ -335,8 +355,8 @@ def _describe(
                 for p in written.inputs],
         outputs=[manifests.output(p) for p in written.outputs], recipe=written.recipe, labels=written.labels,
         opset=written.opset, ir_version=written.ir_version, parameters=written.parameters, macs=written.macs,
-        files=files, layers=[{k: v for k, v in asdict(row).items() if k != "channels_first"}
-                             for row in written.keras.layers])
+        evaluation=parity.get("test_set"), files=files,
+        layers=[{k: v for k, v in asdict(row).items() if k != "channels_first"} for row in written.keras.layers])
     (folder / bundle.CARD).write_text(card.model_card(manifest, parity), encoding="utf-8")
     files[bundle.CARD] = _facts(folder / bundle.CARD)
     bundle.write_json(folder / bundle.MANIFEST, manifest)
@@ -366,6 +386,23 @@ def _find(target: Any) -> tuple[Architecture | None, Path | None]:
                              "(cnnexport list)")
         return None, path
     return architectures.get(str(target)), None
+
+
+def _is_run(path: Path) -> bool:
+    from cnnexport.training import runs
+
+    return path.is_dir() and runs.is_run(path)
+
+
+def _check_run(path: Path, weights: str | None, input_shape: tuple[int | None, ...] | None) -> Architecture | None:
+    """The architecture of a finished run, where it is still registered. Refuses what would make it another model."""
+    from cnnexport import architectures
+    from cnnexport.training import runs
+
+    if weights is not None or input_shape is not None:
+        raise UsageError(f"{path} is a training run, with weights and an input shape of its own; leave out "
+                         f"{'--weights' if weights is not None else '--input-shape'}")
+    return architectures.find(str(runs.finished(path).record["architecture"]["name"]))
 
 
 def _name(given: str) -> str:
@@ -522,6 +559,12 @@ def _load(
 ) -> _Source:
     from cnnexport import models
 
+    if path is not None and _is_run(path):
+        from cnnexport import trained
+
+        run = trained.load(path, unsafe_load=unsafe_load)
+        return _Source(run.model, run.provenance, run.preparation.recipe.value_range, run.preparation.recipe,
+                       run.labels, run.test)
     if path is None:
         model, provenance = target, _in_memory(target)
     else:
@@ -583,6 +626,10 @@ def _rejection(parity: dict[str, Any]) -> str:
         named = ", ".join(f"'{layer}'" for layer in parity["sensitivity"]["insensitive"][:3])
         return (f"insensitive: a change of the weights of {named} would be seen neither in the outputs nor in a "
                 "layer's own, so nothing is proven of them (dead units, or weights that are all alike)")
+    if parity["reason"] == "predictions":
+        test = parity["test_set"]
+        return (f"ONNX Runtime gives {test['differing']} of {test['images']} test images another class than Keras "
+                f"(the first at index {test['first_differing'][0]})")
     layer = parity["first_diverging_layer"]
     where = f", first in layer '{layer}'" if layer else ""
     failed = [c for c in parity["comparisons"] if not c["passed"]]

@@ -61,7 +61,12 @@ def _preprocessing(manifest: dict[str, Any]) -> str:
     recipe = manifest["preprocessing"]
     if recipe is None:
         return "Not known: feed what the model was built or trained for."
-    return (f"{recipe['description']}.\n\n`(pixel * {recipe['scale']} - mean) / std` with mean {recipe['mean']}"
+    image = recipe.get("image")
+    steps = "" if image is None else (
+        f"Decode ({image['decode']}), {image['channels']} channel{'s' if image['channels'] > 1 else ''}, resize to "
+        f"{image['height']} x {image['width']} ({image['resize']}). ")
+    return (f"{recipe['description']}.\n\n{steps}Then `(pixel * {recipe['scale']} - mean) / std` "
+            f"with mean {recipe['mean']}"
             f"{' and std ' + str(recipe['std']) if recipe['std'] else ' and no division'}, "
             f"channels in the order {recipe['color_order']}.")
 
@@ -96,7 +101,15 @@ def _evidence(parity: dict[str, Any]) -> str:
     levels = " and ".join(sorted({c["level"] for c in parity["comparisons"]}))
     return (f"Parity with Keras {passed}: batches {batches}, worst error {worst} standard deviations of the output "
             f"({parity['tolerance']['max_error']:.0e} allowed), compared on {levels}, in ONNX Runtime "
-            f"{parity['versions'].get('onnxruntime', '')} on the CPU. Details in `parity.json`.").replace("  ", " ")
+            f"{parity['versions'].get('onnxruntime') or parity['versions'].get('onnxruntime-gpu', '')} on the CPU. Details in `parity.json`.").replace("  ", " ") + (
+                _accuracy(parity["test_set"]) if parity.get("test_set") else "")
+
+
+def _accuracy(test: dict[str, Any]) -> str:
+    low, high = test["accuracy_interval_95"]
+    return (f"\n\nAccuracy on the {test['images']:,} test images of {test['data']}, measured in ONNX Runtime: "
+            f"{test['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}); each image gets the class that Keras "
+            "gives it.")
 
 
 def _files(manifest: dict[str, Any]) -> str:

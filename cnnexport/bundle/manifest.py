@@ -14,6 +14,7 @@ from typing import Any
 
 from cnnexport.architectures.spec import Architecture, Preprocessing
 from cnnexport.conversion import Port
+from cnnexport.data.images import image_steps
 
 SCHEMA_VERSION = 1
 _PACKAGES = ("cnnexport", "tensorflow", "keras", "tf2onnx", "onnx", "onnx_ir", "onnxruntime", "onnxruntime-gpu",
@@ -58,13 +59,18 @@ def output(port: Port) -> dict[str, Any]:
     return {**facts, "meaning": _MEANINGS.get(port.name)}
 
 
-def preprocessing(recipe: Preprocessing | None) -> dict[str, Any] | None:
-    """What turns pixels into the input, in exact numbers, as JSON values."""
+def preprocessing(recipe: Preprocessing | None, inputs: Sequence[dict[str, Any]] = ()) -> dict[str, Any] | None:
+    """What turns an image into the input, in exact numbers, as JSON values."""
     if recipe is None:
         return None
     facts = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(recipe).items()}
     formula = "(pixel * scale - mean) / std per channel, in color_order; an empty std divides nothing"
-    return {**facts, "formula": formula}
+    image: dict[str, Any] | None = None
+    if inputs and inputs[0]["layout"] is not None:
+        sizes = inputs[0]["shape"][2:] if inputs[0]["layout"] == "NCHW" else inputs[0]["shape"][1:3]
+        if all(isinstance(size, int) for size in sizes):
+            image = image_steps(sizes[0], sizes[1], len(recipe.mean))
+    return {**facts, "formula": formula, "image": image}
 
 
 def architecture(spec: Architecture | None) -> dict[str, Any] | None:
@@ -90,8 +96,12 @@ def manifest(
     macs: int | None,
     files: dict[str, dict[str, Any]],
     layers: Sequence[dict[str, Any]] = (),
+    evaluation: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The manifest of a bundle. ``provenance["untrained"]`` is True, False, or None where nothing says."""
+    """The manifest of a bundle. ``provenance["untrained"]`` is True, False, or None where nothing says.
+
+    ``evaluation`` is the accuracy on a training run's test images, as ``parity.json`` has it.
+    """
     return {
         "schema_version": SCHEMA_VERSION,
         "name": name,
@@ -100,7 +110,7 @@ def manifest(
         "architecture": architecture(spec),
         "options": options,
         "inputs": list(inputs),
-        "preprocessing": preprocessing(recipe),
+        "preprocessing": preprocessing(recipe, inputs),
         "outputs": list(outputs),
         "labels": None if labels is None else list(labels),
         "opset": opset,
@@ -108,6 +118,7 @@ def manifest(
         "parameters": parameters,
         "macs": macs,
         "layers": list(layers),
+        "evaluation": evaluation,
         "files": files,
         "versions": versions(),
     }

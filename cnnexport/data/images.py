@@ -141,4 +141,6 @@ def formula(pixels: NDArray[np.float32], recipe: Preprocessing) -> NDArray[np.fl
     if recipe.color_order == "BGR":
         pixels = pixels[..., ::-1]
     values = pixels * np.float32(recipe.scale) - np.asarray(recipe.mean, np.float32)
-    return values / np.asarray(recipe.std, np.float32) if recipe.std else values
+    if recipe.std:
+        values /= np.asarray(recipe.std, np.float32)
+    return np.asarray(values, np.float32)

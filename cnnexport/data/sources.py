@@ -50,7 +50,7 @@ class Split:
     def pixels(self, index: int) -> NDArray[Any]:
         """One stored image as 0..255, (h, w) or (h, w, channels)."""
         if isinstance(self.images, np.ndarray):
-            return self.images[index] * self.scale if self.scale != 1.0 else self.images[index]
+            return np.asarray(self.images[index] * self.scale if self.scale != 1.0 else self.images[index])
         return decode(self.images[index])
 
     def prepared(self, preparation: Preparation, first: int, last: int) -> NDArray[np.float32]:
@@ -222,8 +222,7 @@ def _check_images(path: Path, part: str, images: NDArray[Any], labels: NDArray[n
     if not (images.dtype == bool or np.issubdtype(images.dtype, np.integer)
             or np.issubdtype(images.dtype, np.floating)):
         raise InputError(f"{path}: {name} is of type {images.dtype}; pixels are numbers")
-    bad = np.flatnonzero(~np.isfinite(images.reshape(len(images), -1)).all(axis=1)) if np.issubdtype(
-        images.dtype, np.floating) else []
+    bad = np.flatnonzero(~np.isfinite(images.reshape(len(images), -1)).all(axis=1))
     if len(bad):
         raise InputError(f"{path}: {name} has NaN or infinite pixels in {len(bad)} images, the first at index "
                          f"{bad[0]}; mend or remove them")
@@ -321,8 +320,9 @@ def _check_files(root: Path, files: Sequence[Path], whole: Any) -> None:
 def _check_learnable(found: Dataset) -> None:
     present = np.unique(found.train.labels)
     if len(present) < 2:
-        raise InputError(f"{found.name} has training images of one class only ('{found.class_names[int(present[0])]}'); "
-                         "a classifier needs two or more")
+        only = found.class_names[int(present[0])]
+        raise InputError(f"{found.name} has training images of one class only ('{only}'); a classifier needs two or "
+                         "more")
     if len(found.test) == 0:
         raise InputError(f"{found.name} has too few images to hold some out for the test; give {_TEST_SHARE} or more "
                          "of each class")

@@ -317,3 +317,24 @@ def _finish(
         "files": {name: sha256(folder / name) for name in names}})
     for name in (runs.CHECKPOINT, runs.BEST):
         (folder / name).unlink(missing_ok=True)
+
+
+def format_run(made: TrainedRun) -> str:
+    """What a run is worth, in a few lines."""
+    from cnnexport.training.measures import format_measures
+
+    found, images = made.metrics, made.record["data"]["images"]
+    took = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in found["seconds"].items())
+    lines = [
+        f"{made.path}: {made.record['architecture']['name']} on {found['data']}, {found['epochs']} epochs",
+        f"  images    {images['train']:,} training, {images['validation']:,} validation, {images['test']:,} test "
+        f"({made.record['data']['test']})",
+        *format_measures(found),
+        f"  chance    {found['chance']:.2%} (the commonest class)",
+        f"  took      {took}",
+        f"  next      cnnexport convert {made.path}",
+    ]
+    weights = made.record["options"]["weights"]
+    if weights == "random" and found["trainable_parameters"] < found["parameters"] // 2:
+        lines.append("  note      the frozen backbone's weights are random; --weights imagenet gives trained ones")
+    return "\n".join(lines)

@@ -41,7 +41,8 @@ class Images:
 
     def _read(self, path: Any) -> NDArray[np.float32]:
         pixels = with_channels(decode(path)[None].astype(np.float32), self.preparation.channels)
-        return resize(pixels, *self.size)[0]
+        pixels = resize(pixels, *self.size)
+        return np.asarray(pixels[0])
 
     def some(self, indices: Any) -> Any:
         """Float32 pixels of 0..255 at the network's size and channels, (N, height, width, channels)."""
@@ -65,7 +66,12 @@ class Images:
 
 
 def batches(
-    images: Images, order: NDArray[np.int64], size: int, *, augment: tuple[str, ...] = (), seed: tuple[int, int] = (0, 0)
+    images: Images,
+    order: NDArray[np.int64],
+    size: int,
+    *,
+    augment: tuple[str, ...] = (),
+    seed: tuple[int, int] = (0, 0),
 ) -> Any:
     """A tf.data.Dataset of (input, labels) for the images in ``order``.
 
@@ -95,7 +101,7 @@ def batches(
 def augmented(pixels: Any, kinds: tuple[str, ...], seed: tuple[Any, Any]) -> Any:
     """A batch (N, height, width, channels) of 0..255, each image changed at random by two-number ``seed``.
 
-    All that moves pixels is one affine map about the centre, resampled bilinearly; what lies beyond the edge repeats it.
+    All that moves pixels is one affine map about the centre, resampled bilinearly; beyond the edge lie its pixels.
     """
     import tensorflow as tf
 

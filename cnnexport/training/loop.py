@@ -55,7 +55,9 @@ def phases(options: Options) -> list[Phase]:
     return [first, Phase("fine-tune", options.fine_tune_epochs, options.fine_tune_rate, options.fine_tune)]
 
 
-def learn(model: Any, training: Images, validation: Images | None, options: Options, folder: Path, say: Report) -> State:
+def learn(
+    model: Any, training: Images, validation: Images | None, options: Options, folder: Path, say: Report
+) -> State:
     """Train ``model`` in place, from the last epoch that ``folder`` holds a state of; returns the final state.
 
     Raises OutputError where ``folder`` cannot be written; the state before is intact then.
@@ -116,8 +118,9 @@ def _phase(
             "epoch": epoch + 1, "batch": batch + 1, "batches": steps, **{k: float(v) for k, v in logs.items()}}))
         logs = part.fit(data, initial_epoch=epoch, epochs=epoch + 1, verbose=0, callbacks=[callback],
                         validation_data=checked, class_weight=weights).history
-        row = {"epoch": epoch + 1, "phase": phase.name, **{k: round(float(v[-1]), 6) for k, v in logs.items()},
-               "learning_rate": float(np.asarray(part.optimizer.learning_rate))}
+        row: dict[str, Any] = {
+            "epoch": epoch + 1, "phase": phase.name, **{k: round(float(v[-1]), 6) for k, v in logs.items()},
+            "learning_rate": float(np.asarray(part.optimizer.learning_rate))}
         if not np.isfinite(row["loss"]):
             raise InputError(f"the loss is no number after epoch {epoch + 1}: the training diverged; give a smaller "
                              f"--learning-rate than {phase.learning_rate:g} (with --force), or a smaller --batch-size")
@@ -312,7 +315,8 @@ def restore(folder: Path) -> State:
 
 def _write(path: Path, facts: dict[str, Any], values: list[NDArray[Any]]) -> None:
     with runs.replacing(path) as place, open(place, "wb") as file:
-        np.savez(file, facts=np.asarray(json.dumps(facts)), **{f"a{i}": v for i, v in enumerate(values)})
+        held: dict[str, Any] = {f"a{i}": v for i, v in enumerate(values)}
+        np.savez(file, facts=np.asarray(json.dumps(facts)), **held)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[NDArray[Any]]]:

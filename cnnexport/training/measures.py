@@ -55,3 +55,21 @@ def measure(
         "per_class": rows,
         "confusion": table.tolist(),
     }
+
+
+def format_measures(found: dict[str, Any]) -> list[str]:
+    """The measures as lines of text: accuracy and loss, then each class where there are 30 or fewer."""
+    low, high = found["accuracy_interval_95"]
+    lines = [f"  accuracy  {found['accuracy']:.2%} ({low:.2%} to {high:.2%} at 95 %), {found['correct']:,} of "
+             f"{found['images']:,} images"]
+    if "top_5_accuracy" in found:
+        lines.append(f"  top 5     {found['top_5_accuracy']:.2%}")
+    lines.append(f"  loss      {found['loss']:.4f}")
+    rows = found["per_class"]
+    if len(rows) <= 30:
+        width = max([len(row["class"]) for row in rows] + [5])
+        lines.append(f"  {'class':<{width}}  precision  recall  images")
+        for row in rows:
+            precision, recall = ("-" if row[k] is None else f"{row[k]:.3f}" for k in ("precision", "recall"))
+            lines.append(f"  {row['class']:<{width}}  {precision:>9}  {recall:>6}  {row['images']:>6,}")
+    return lines

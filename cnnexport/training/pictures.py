@@ -122,7 +122,8 @@ def mistakes(path: Path, split: Split, probabilities: NDArray[np.float32], class
         image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), smooth)
         sheet.paste(image, (x, y))
         pen.text((x, y + _TILE + 2), f"is {_short(class_names[split.labels[index]])}", fill="black")
-        pen.text((x, y + _TILE + 16), f"said {_short(class_names[predicted[index]])} {sure[index]:.0%}", fill=(180, 0, 0))
+        said = f"said {_short(class_names[predicted[index]])} {sure[index]:.0%}"
+        pen.text((x, y + _TILE + 16), said, fill=(180, 0, 0))
     sheet.save(path, "PNG")
 
 

@@ -1,0 +1,108 @@
+"""A training run as what is converted: its model, where it comes from, and its test images for the proof."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnexport import data as sources
+from cnnexport.data import Preparation, Split
+from cnnexport.data.images import preparation
+from cnnexport.errors import InputError
+from cnnexport.evaluation import Classifier, same_predictions
+from cnnexport.training import batch_of, predictions, runs
+from cnnexport.training.measures import interval
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """The test images of a run. ``said`` are the classes (N,) that Keras gives them, None until it was asked."""
+
+    data: str
+    sha256: str
+    split: Split
+    preparation: Preparation
+    said: NDArray[np.int64] | None = None
+
+    def asked(self, model: Any) -> TestSet:
+        """With what ``model`` says."""
+        said = predictions(model, self.split, self.preparation).argmax(axis=1).astype(np.int64)
+        return TestSet(self.data, self.sha256, self.split, self.preparation, said)
+
+    def judge(self, classifier: Classifier) -> dict[str, Any]:
+        """The accuracy of a model file in ONNX Runtime, and whether it says what Keras said, image by image.
+
+        JSON-ready values, for ``parity.json`` and the manifest.
+        """
+        assert self.said is not None
+        size = classifier.batch or batch_of(self.preparation)
+        said, differing = same_predictions(classifier, self.split.batches(self.preparation, size), self.said)
+        right, count = int((said == self.split.labels).sum()), len(self.split)
+        low, high = interval(right, count)
+        return {
+            "data": self.data, "data_sha256": self.sha256, "split": "test", "images": count,
+            "correct": right, "accuracy": right / count, "accuracy_interval_95": [round(low, 6), round(high, 6)],
+            "keras_correct": int((self.said == self.split.labels).sum()),
+            "differing": len(differing), "first_differing": [int(i) for i in differing[:10]],
+            "runtime": "onnxruntime", "provider": classifier.provider, "passed": not len(differing)}
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The Keras model of a run and what is known about it."""
+
+    model: Any
+    provenance: dict[str, Any]
+    preparation: Preparation
+    labels: tuple[str, ...]
+    test: TestSet
+
+
+def load(path: Path, *, unsafe_load: bool = False) -> TrainedModel:
+    """The model of the finished run in folder ``path``, with its test images.
+
+    Raises InputError for a run that has not finished or was altered, or whose data is gone or has changed.
+    """
+    from cnnexport import models
+
+    run = runs.finished(path)
+    record, measured = run.record, runs.metrics(run)
+    data = record["data"]
+    try:
+        found = sources.load(data["source"], classes=len(data["classes"]))
+    except InputError as error:
+        raise InputError(f"the data that {path} was trained on cannot be read, so its accuracy cannot be measured "
+                         f"again: {error}") from error
+    if found.sha256 != data["sha256"]:
+        raise InputError(f"the data at {data['source']} is not what {path} was trained on (its checksum differs), so "
+                         "its accuracy cannot be measured again; bring the data back")
+    facts = record["preprocessing"]
+    prepared = preparation(facts, facts["image"]["height"], facts["image"]["width"])
+    model = models.load_model(path / runs.MODEL, unsafe_load=unsafe_load)
+    return TrainedModel(model, _provenance(run, measured), prepared, tuple(data["classes"]),
+                        TestSet(found.name, found.sha256, found.test, prepared))
+
+
+def _provenance(run: runs.Run, measured: dict[str, Any]) -> dict[str, Any]:
+    record = run.record
+    images, options = record["data"]["images"], record["options"]
+    low, high = measured["accuracy_interval_95"]
+    front = ""
+    if options["weights"] == "random" and measured["trainable_parameters"] < measured["parameters"] // 2:
+        front = " The frozen backbone's weights are random and were never trained."
+    return {
+        "weights": "run", "untrained": False, "seed": options["seed"],
+        "statement": (
+            f"Trained on {record['data']['name']} ({images['train']:,} images, {measured['epochs']} epochs): test "
+            f"accuracy {measured['accuracy']:.2%} ({low:.2%} to {high:.2%}, {measured['images']:,} images).{front}"),
+        "file": runs.MODEL, "sha256": record["files"][runs.MODEL],
+        "run": {
+            "options": options, "data": {k: v for k, v in record["data"].items() if k not in ("source", "classes")},
+            "epochs": measured["epochs"], "started": record["started"], "finished": record["finished"],
+            "seconds": measured["seconds"], "last_epoch": measured["last_epoch"], "versions": record["versions"],
+            "metrics": {k: measured[k] for k in ("accuracy", "accuracy_interval_95", "loss", "images", "chance")}},
+    }
