@@ -178,7 +178,8 @@ def convert(
 @click.option("--seed", type=click.IntRange(min=0), help="Of weights, order, dropout and augmentation.")
 @click.option("--recipe", type=click.Choice(["default", "paper"]), help="paper: what the architecture's paper used.")
 @click.option("--mixed-precision", is_flag=True, default=None, help="Compute in 16 bits; the model is float32.")
-@click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Use N training images, by class in their shares.")
+@click.option("--limit", type=click.IntRange(min=0), metavar="N",
+              help="Use N training images, each class in its share.")
 @click.option("--fine-tune", type=click.IntRange(min=0), metavar="N",
               help="Then let the last N layers of a frozen backbone learn too.")
 @click.option("--fine-tune-epochs", type=click.IntRange(min=1))

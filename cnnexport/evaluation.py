@@ -107,14 +107,13 @@ def open_bundle(path: Path, *, provider: str = "cpu", threads: int | None = None
         raise ParityError(f"{path / bundle.PARITY} says that the model did not pass; convert it again")
     try:
         inputs, outputs = manifest["inputs"], manifest["outputs"]
-        meaning, recipe, labels = outputs[0].get("meaning"), manifest["preprocessing"], manifest["labels"]
+        kind, recipe, labels = outputs[0]["name"], manifest["preprocessing"], manifest["labels"]
         shape, first = list(inputs[0]["shape"]), inputs[0]
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise BundleError(f"{path / bundle.MANIFEST} does not follow its schema; convert the model again") from error
-    if len(inputs) != 1 or len(outputs) != 1 or meaning not in ("probabilities", "logits") or len(shape) != 4 or len(
-            outputs[0]["shape"]) != 2:
-        raise InputError(f"{path} is no classifier of images (its output is {meaning or outputs[0]['name']}); give a "
-                         "bundle with a top")
+    one = len(inputs) == 1 and len(outputs) == 1 and len(shape) == 4 and len(outputs[0]["shape"]) == 2
+    if not one or kind not in ("probabilities", "logits"):
+        raise InputError(f"{path} is no classifier of images (its output is {kind}); give a bundle with a top")
     if recipe is None:
         raise InputError(f"{path} does not say how images become its input (its manifest has no preprocessing); "
                          "convert a registered architecture or a training run")
@@ -127,7 +126,7 @@ def open_bundle(path: Path, *, provider: str = "cpu", threads: int | None = None
     session = runtime.session(path / "model.onnx", provider=provider, threads=threads)
     batch = shape[0] if isinstance(shape[0], int) else None
     return _Opened(manifest, Classifier(session, first["name"], first["dtype"], channels_first, batch),
-                   preparation(recipe, height, width), meaning == "logits", names)
+                   preparation(recipe, height, width), kind == "logits", names)
 
 
 def predict(

@@ -90,14 +90,14 @@ def convert(
 
     ``target`` is the name of a registered architecture, the path of a Keras model file (``.keras``, ``.h5``,
     ``.hdf5``, SavedModel folder) or of the folder of a training run, or a Keras model. A run's test images are
-    classified again in ONNX Runtime, and each must get the class that Keras gives it.
-    ``weights`` is "random" (seeded; the default of a registered architecture), "imagenet" or a Keras weights or model file; a model file keeps its own unless
-    others are given. ``input_shape`` is (height, width, channels). ``include_top``, ``pooling``, ``classes``
-    and ``input_tensor`` have keras.applications' meaning and belong to registered architectures;
-    ``groups=False`` joins the grouped convolutions of one that has them. ``logits`` leaves the final
-    activation out; ``layout`` ("nhwc", "nchw") is that of the ONNX input; ``batch`` fixes the batch size
-    (None: dynamic). ``output`` defaults to ``exported/NAME``; ``force`` replaces a bundle there.
-    ``unsafe_load`` lets a model file run code stored in it.
+    classified again in ONNX Runtime, and each must get the class that Keras gives it. ``weights`` is "random"
+    (seeded; the default of a registered architecture), "imagenet" or a Keras weights or model file; a model file
+    keeps its own unless others are given. ``input_shape`` is (height, width, channels). ``include_top``, ``pooling``,
+    ``classes`` and ``input_tensor`` have keras.applications' meaning and belong to registered architectures;
+    ``groups=False`` joins the grouped convolutions of one that has them. ``logits`` leaves the final activation out;
+    ``layout`` ("nhwc", "nchw") is that of the ONNX input; ``batch`` fixes the batch size (None: dynamic). ``output``
+    defaults to ``exported/NAME``; ``force`` replaces a bundle there. ``unsafe_load`` lets a model file run code
+    stored in it.
 
     Raises:
         UsageError: values that do not go together, or a place that cannot be written.

@@ -98,11 +98,12 @@ def _evidence(parity: dict[str, Any]) -> str:
     passed = "passed" if parity["passed"] else "**failed**"
     batches = ", ".join(map(str, parity["batches"]))
     worst = "not finite" if parity["worst_error"] is None else f"{parity['worst_error']:.1e}"
+    runtime = parity["versions"].get("onnxruntime") or parity["versions"].get("onnxruntime-gpu", "")
+    accuracy = _accuracy(parity["test_set"]) if parity.get("test_set") else ""
     levels = " and ".join(sorted({c["level"] for c in parity["comparisons"]}))
     return (f"Parity with Keras {passed}: batches {batches}, worst error {worst} standard deviations of the output "
             f"({parity['tolerance']['max_error']:.0e} allowed), compared on {levels}, in ONNX Runtime "
-            f"{parity['versions'].get('onnxruntime') or parity['versions'].get('onnxruntime-gpu', '')} on the CPU. Details in `parity.json`.").replace("  ", " ") + (
-                _accuracy(parity["test_set"]) if parity.get("test_set") else "")
+            f"{runtime} on the CPU. Details in `parity.json`.{accuracy}").replace("  ", " ")
 
 
 def _accuracy(test: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ NAMED = ("digits", "mnist", "fashion_mnist", "cifar10")
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _TEST_SHARE = 5
 """One image in so many of each class is held out for the test, where a source has no test images of its own."""
+_MOST_CLASSES = 1_000_000
 _TRAIN, _TEST, _VALIDATION = ("train", "training"), ("test", "testing"), ("validation", "val", "valid")
 _GARMENTS = ("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 _CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -338,10 +339,12 @@ def _classes(path: Path, train: NDArray[np.int64], test: NDArray[np.int64], clas
                              f"are 0 to {classes - 1}")
         return classes
     present = len(np.unique(train))
+    if highest >= _MOST_CLASSES:
+        raise InputError(f"{path} has the label {highest}, which is out of range; number the classes from 0")
     if training and highest >= present:
         raise InputError(f"{path} has the label {highest}, which is out of range: {present} classes have training "
                          f"images, so labels are 0 to {present - 1} (or give --classes)")
-    return min(highest + 1, len(train) + len(test))
+    return highest + 1
 
 
 def _hash(arrays: Sequence[NDArray[Any]]) -> str:

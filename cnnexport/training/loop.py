@@ -66,13 +66,13 @@ def learn(
     start = 0
     for phase in phases(options):
         end = start + phase.epochs
-        before = _part(model, options)[1]
-        for layer in frozen.backbone_layers(model, phase.unfrozen):
-            layer.trainable = True
         if state.epoch == start and state.arrays is not None:
             # The phase before ended in this state; what learned in it learns in this one too.
+            before = _part(model, options)[1]
             put(before, None, state.arrays)
             _restore_best(before, folder, options)
+        for layer in frozen.backbone_layers(model, phase.unfrozen):
+            layer.trainable = True
         if phase.name in state.stopped:
             state.epoch = max(state.epoch, end)
         if state.epoch < end:

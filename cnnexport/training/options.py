@@ -54,6 +54,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "lenet": {"epochs": 15, "batch_size": 32, "learning_rate": 2e-3, "augment": ("shift", "zoom", "rotate")},
     # Without normalisation, Adam's usual rate of 1e-3 drives deep networks to constant outputs.
     "vgg": {"learning_rate": 1e-4},
+    "resnet": {"augment": ("shift", "zoom", "rotate")},
     "alexnet": {"learning_rate": 1e-4},
 }
 _PAPERS: dict[str, dict[str, Any]] = {
