@@ -381,7 +381,8 @@ def _settings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
 @click.option("--batch", callback=_sizes, metavar="N,N...", help="Batch sizes.  [default: 1; of throughput 1,8,32]")
 @click.option("--threads", callback=_sizes, metavar="N,N...", help="Intra-op threads.  [default: the usable cores]")
 @click.option("--scenario", default="latency", show_default=True,
-              type=click.Choice(["latency", "throughput", "both", "server", "offline", "single-stream", "multi-stream"]),
+              type=click.Choice(["latency", "throughput", "both", "server", "offline", "single-stream",
+                                 "multi-stream"]),
               help="The last four bring load through MLCommons' LoadGen: MLPerf-style, no MLPerf result.")
 @click.option("--concurrency", callback=_sizes, metavar="N,N...",
               help="Streams at once on one session, for throughput.  [default: 1,2]")

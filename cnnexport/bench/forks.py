@@ -61,7 +61,7 @@ class Fork:
 
     def __init__(self, stop: Stop, *, threads: int | None = None) -> None:
         self._stop = stop
-        self._file = tempfile.NamedTemporaryFile(prefix="cnnexport-bench-")
+        self._file = tempfile.NamedTemporaryFile(prefix="cnnexport-bench-")  # noqa: SIM115  # closed by close()
         self._file.truncate(CAPACITY * 8)
         self._map = mmap.mmap(self._file.fileno(), CAPACITY * 8)
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": os.pathsep.join(
@@ -76,7 +76,9 @@ class Fork:
     def __enter__(self) -> Fork:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.end()
 
     def end(self) -> None:

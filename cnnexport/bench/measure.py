@@ -23,6 +23,7 @@ _WARMUP_SHARE, _WARMUP_MOST = 0.25, 3.0
 _MOST_RUNS = 200_000
 _PROFILE_SECONDS = 0.5
 
+LOAD_DONE = "load test done"
 REACHED, OUT_OF_TIME, STALLED, INTERRUPTED = "precision reached", "max-time", "stalled", "interrupted"
 
 
@@ -37,6 +38,7 @@ class Session:
     rate: float | None = None
     transfers: dict[str, list[float]] = field(default_factory=dict)
     seconds: float = 0.0
+    load: dict[str, Any] | None = None
 
 
 @dataclass
@@ -111,6 +113,7 @@ class Measured:
             "machine": {"identity": machine.identity(), **machine.facts(), "before": self.before,
                         "after": self.after},
             "seconds": self.seconds,
+            "loadgen": next((s.load for s in self.sessions if s.load), None),
         }
 
     def _transfers(self) -> dict[str, Any] | None:
@@ -162,8 +165,8 @@ def measure(
     except Stalled as stalled:
         made.stopped = STALLED
         if not made.data:
-            raise InputError(f"{row.id}: not one timed run ended within --max-time {goal.max_time:g} s (stopped while: "
-                             f"{stalled}); give more time, or a smaller --batch") from None
+            raise InputError(f"not one timed run ended within --max-time {goal.max_time:g} s (stopped while: {stalled})"
+                             "; give more time, or a smaller --batch") from None
     except Interrupted:
         made.stopped = INTERRUPTED
         if not made.data:
@@ -183,6 +186,8 @@ def _prove(made: Measured, stop: Stop, deadline: float, tell: Callable[[str], No
         made.profile = fork.ask("profile", deadline, options=row.request(), limit=min(_PROFILE_SECONDS, left / 10))
     fork.close()
     made.facts = made.profile.pop("facts")
+    if not made.profile["nodes"]:
+        raise InputError(f"{row.subject.path} runs no node once its constants are folded, so there is nothing to time")
     made.elsewhere = placement.judge(made.profile, row.provider, row.subject.path, allow_partial=row.allow_partial)
 
 
@@ -214,7 +219,15 @@ def _session(
                 made.stopped = OUT_OF_TIME
                 return
             timing = True
-            if row.scenario == THROUGHPUT:
+            if "latency_bound" in row.options:
+                left -= 1.5 * run * row.concurrency
+                session.load = fork.ask(
+                    "loadgen", deadline, scenario=row.scenario, batch=row.batch, streams=row.concurrency,
+                    seconds=max(min(2 * goal.min_time, left / 3), 0.1), bound=row.options["latency_bound"],
+                    run_seconds=run, left=left)
+                session.rate = session.load["per_second"]
+                made.stopped = LOAD_DONE
+            elif row.scenario == THROUGHPUT:
                 wanted = max(goal.min_time / goal.sessions, least * run * row.concurrency)
                 seconds = min(wanted, left - 1.5 * run * row.concurrency - 0.1)
                 done = fork.ask("streams", deadline, concurrency=row.concurrency, seconds=max(seconds, 0.0), least=1)

@@ -97,7 +97,7 @@ class Session:
         return on_device
 
     def transfers(self) -> dict[str, Run] | None:
-        """For CUDA, what copies the inputs to the device and the outputs back; None on the CPU, where nothing is copied.
+        """What copies the inputs to the device and the outputs back; None on the CPU, where nothing is copied.
 
         The host's side is pageable memory, as a caller's arrays are.
         """

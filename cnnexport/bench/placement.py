@@ -37,8 +37,8 @@ def read(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if float(event["ts"]) < after:
             continue
         node["microseconds"] += float(event.get("dur", 0)) / runs
-        sizes = (facts.get(k) for k in ("activation_size", "parameter_size", "output_size"))
-        node["bytes"] = sum(int(s) for s in sizes if str(s or "").isdigit())
+        sizes = (str(facts.get(k, "")) for k in ("activation_size", "parameter_size", "output_size"))
+        node["bytes"] = sum(int(s) for s in sizes if s.isdigit())
     found = list(nodes.values())
     total = sum(n["microseconds"] for n in found) or 1.0
     providers: dict[str, dict[str, Any]] = {}

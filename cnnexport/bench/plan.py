@@ -20,7 +20,7 @@ _MOST_THREADS = 1024
 
 @dataclass(frozen=True)
 class Goal:
-    """When a row is done: ``precision`` (relative half-width of the 95 % interval) or ``max_time`` seconds of wall time.
+    """When a row is done: at ``precision`` (relative half-width of the 95 % interval), or after ``max_time`` seconds.
 
     ``sessions`` is the least number of sessions, each a fresh process; ``min_time`` seconds are timed in all.
     """
@@ -61,7 +61,7 @@ class Row:
     def id(self) -> str:
         """What tells this row from others, in one word."""
         parts = [self.label or self.subject.name, self.provider, f"b{self.batch}", f"t{self.threads}"]
-        if self.scenario == THROUGHPUT:
+        if self.scenario != LATENCY:
             parts.append(f"c{self.concurrency}")
         parts += [f"{key}={value}" for key, value in self.provider_options]
         return "-".join(parts)

@@ -21,3 +21,8 @@ def test_latency(benchmark: Any, request: pytest.FixtureRequest, latency: str) -
 @pytest.mark.benchmark(timer=clock, group="throughput")
 def test_throughput(benchmark: Any, request: pytest.FixtureRequest, throughput: str) -> None:
     _measure(request, benchmark, "throughput", throughput)
+
+
+@pytest.mark.benchmark(timer=clock, group="load")
+def test_load(benchmark: Any, request: pytest.FixtureRequest, load: str) -> None:
+    _measure(request, benchmark, "load", load)

@@ -140,12 +140,14 @@ def subject(target: str, shapes: Mapping[str, tuple[int, ...]] | None = None) ->
     firsts = {i.shape[0] for i in inputs if i.batched}
     fixed = next(iter(firsts)) if len(firsts) == 1 and not dynamic else None
     del size
-    name = str(manifest.get("name") or (path.stem if path.stem != "model" else path.absolute().parent.name) or path.stem)
+    stem = path.stem if path.stem != "model" else path.absolute().parent.name
+    name = str(manifest.get("name") or stem or path.stem)
     untrained = manifest.get("untrained")
     return Subject(
         name=name, path=str(target), file=str(file.absolute()), sha256=digest,
         external={e.location: e.sha256 for e in external}, inputs=inputs, fixed_batch=fixed, dynamic_batch=dynamic,
-        parity=None if parity is None else _record(parity), untrained=untrained if isinstance(untrained, bool) else None,
+        parity=None if parity is None else _record(parity),
+        untrained=untrained if isinstance(untrained, bool) else None,
         weight_bytes=weights, skeleton=slim.SerializeToString())
 
 
@@ -170,7 +172,6 @@ def _inputs(
     symbols = {d.dim_param for v in values for d in v.type.tensor_type.shape.dim[:1] if d.dim_param}
     made = []
     for value in values:
-        kind = value.type.tensor_type
         name = value.name
         if not value.type.HasField("tensor_type"):
             raise InputError(f"{target}: input '{name}' is a {value.type.WhichOneof('value') or 'value of no type'}, "
@@ -181,7 +182,7 @@ def _inputs(
             raise InputError(f"{target}: input '{name}' is of type {info.dtype}, which nothing sensible fills")
         rank = len(dims)
         # A first dimension left open is the batch; a fixed one is, where the tensor has the rank of a batch of images.
-        batched = rank > 0 and (dims[0] is None or (rank in (2, 4, 5) and info.shape is not None))
+        batched = rank > 0 and (dims[0] is None or rank in (2, 4, 5))
         assumed = []
         filled: list[int | None] = []
         for axis, dim in enumerate(dims):

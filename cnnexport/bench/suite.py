@@ -24,6 +24,16 @@ from cnnexport.errors import CnnexportError, OutputError
 
 _ROWS = Path(__file__).with_name("rows_test.py")
 _LIMIT_SECONDS = 60.0
+LOAD = "load"
+
+
+def _kind(row: Row) -> str:
+    """Which function of ``rows_test`` a row is for."""
+    return row.scenario if row.scenario in (LATENCY, THROUGHPUT) else LOAD
+
+
+def _id(row: Row) -> str:
+    return row.id if _kind(row) != LOAD else f"{row.scenario}-{row.id}"
 
 
 @dataclass
@@ -65,12 +75,14 @@ def run(
     plugin = _Plugin(rows, goal, outcome, save, tell, stop, limits)
     printed = io.StringIO()
     try:
-        with _own_surroundings(), _signals(stop), contextlib.redirect_stdout(printed):
+        with (tempfile.TemporaryDirectory(prefix="cnnexport-") as storage, _own_surroundings(), _signals(stop),
+              contextlib.redirect_stdout(printed)):
             code = pytest.main(
                 [str(_ROWS), "-c", os.devnull, "--rootdir", str(_ROWS.parent), "-p", "no:cacheprovider",
                  "-p", "pytest_benchmark.plugin", "-p", "no:unraisableexception", "-p", "no:threadexception",
                  "--noconftest", "--capture=no", "--benchmark-quiet", "-q", "-q", "--assert=plain",
-                 "-W", "ignore", "--import-mode=importlib", "-o", "python_files=rows_test.py"],
+                 "-W", "ignore", f"--benchmark-storage=file://{storage}", "--import-mode=importlib",
+                 "-o", "python_files=rows_test.py"],
                 plugins=[plugin])
     finally:
         stop.close()
@@ -87,7 +99,7 @@ class _Plugin:
 
     def __init__(self, rows: Sequence[Row], goal: Goal, outcome: Outcome, save: Path | None,
                  tell: Callable[[str], None], stop: Stop, limits: bool) -> None:
-        self.rows = {row.scenario + row.id: row for row in rows}
+        self.rows = {f"{_kind(row)} {_id(row)}": row for row in rows}
         self.goal, self.outcome, self.save, self.tell, self.stop = goal, outcome, save, tell, stop
         self.error: BaseException | None = None
         self._with_limits = limits
@@ -100,10 +112,10 @@ class _Plugin:
         config.stash[MEASURING] = self.measuring
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
-        for scenario in (LATENCY, THROUGHPUT):
-            if scenario in metafunc.fixturenames:
-                ids = [row.id for row in self.rows.values() if row.scenario == scenario]
-                metafunc.parametrize(scenario, ids, ids=ids)
+        for kind in (LATENCY, THROUGHPUT, LOAD):
+            if kind in metafunc.fixturenames:
+                ids = [_id(row) for row in self.rows.values() if _kind(row) == kind]
+                metafunc.parametrize(kind, ids, ids=ids)
 
     def pytest_collection_modifyitems(self, config: Any, items: list[Any]) -> None:
         items[:] = [item for item in items if "NOTSET" not in item.name]
@@ -115,23 +127,23 @@ class _Plugin:
         """Measure one row into ``benchmark``, or skip it and keep the reason."""
         import pytest
 
-        row = self.rows[scenario + name]
+        row = self.rows[f"{scenario} {name}"]
         if self.stop.requested:
             pytest.skip("interrupted")
         try:
             limit = self._limit(row)
-            self.tell(f"{row.scenario} {row.id}")
+            self.tell(f"{scenario} {name}")
             made = measure.measure(row, self.goal, self.stop, limit=limit)
         except Interrupted:
             pytest.skip("interrupted")
         except CnnexportError as error:
-            self.outcome.failures.append((f"{row.scenario} {row.id}", error))
+            self.outcome.failures.append((f"{scenario} {name}", error))
             pytest.skip(str(error))
         except Exception as error:
             self.error = error
             raise pytest.exit.Exception("broken", 2) from error
         measure.record(benchmark, made)
-        self._done.add(row.scenario + row.id)
+        self._done.add(f"{scenario} {name}")
         self._write(config)
 
     def _limit(self, row: Row) -> dict[str, Any] | None:
@@ -165,7 +177,7 @@ class _Plugin:
         document = config.hook.pytest_benchmark_generate_json(
             config=config, benchmarks=session.benchmarks, include_data=True, machine_info=self._machine,
             commit_info=self._commit)
-        self.outcome.pending = [f"{r.scenario} {r.id}" for key, r in self.rows.items() if key not in self._done]
+        self.outcome.pending = [key for key in self.rows if key not in self._done]
         document["cnnexport"] = {
             "schema": measure.SCHEMA,
             "incomplete": bool(self.outcome.pending) or any(
@@ -182,7 +194,7 @@ class _Plugin:
         benchmarks = getattr(session.config, "_benchmarksession", None)
         if benchmarks is not None and benchmarks.benchmarks:
             self._write(session.config)
-        self.outcome.pending = [f"{r.scenario} {r.id}" for key, r in self.rows.items() if key not in self._done]
+        self.outcome.pending = [key for key in self.rows if key not in self._done]
 
 
 @contextlib.contextmanager
@@ -222,10 +234,11 @@ def _signals(stop: Stop) -> Iterator[None]:
 
 
 def dumps(document: dict[str, Any]) -> str:
-    """The document as JSON, a row's timings on one line each."""
+    """The document as pytest-benchmark writes JSON, but on one line: timings are many."""
     from pytest_benchmark.utils import safe_dumps
 
-    return str(safe_dumps(document, ensure_ascii=True)) + "\n"
+    dump: Callable[..., str] = safe_dumps
+    return dump(document, ensure_ascii=True) + "\n"
 
 
 def check_writable(path: Path) -> None:

@@ -62,6 +62,20 @@ class Worker:
             run()
         return protocol.streams(runs, views(self.buffer, concurrency), seconds, least)
 
+    def do_loadgen(self, scenario: str, batch: int, streams: int, seconds: float, bound: float, run_seconds: float,
+                   left: float) -> dict[str, Any]:
+        """A load test by MLCommons' LoadGen, to end within ``left`` seconds."""
+        import time
+
+        from cnnexport.bench import loadgen
+
+        runs = [self.held.stream() for _ in range(streams)]
+        for run in runs:
+            run()
+        with protocol.undisturbed():
+            return loadgen.run(runs, self.buffer, scenario=scenario, batch=batch, seconds=seconds, bound=bound,
+                               run_seconds=run_seconds, deadline=time.monotonic() + left)
+
     def do_transfers(self, seconds: float) -> dict[str, Any]:
         """Seconds of each copy to and from the device; empty where nothing is copied."""
         found: dict[str, Any] = {}

@@ -17,13 +17,13 @@ from cnnexport.report.results import Results, Row
 from cnnexport.report.tables import seconds
 
 WIDTH, HEIGHT = 640, 320
-LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 44
+LEFT, RIGHT, TOP, BOTTOM = 88, 24, 16, 48
 COLOURS = 8
 STYLE = """
 svg{--ink:#1c2430;--soft:#5b6675;--grid:#dfe4ea;--c0:#1f6feb;--c1:#d1552b;--c2:#1a8f5a;--c3:#8250df;--c4:#b8860b;
 --c5:#c2327f;--c6:#0b8793;--c7:#6b7280;font-family:system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}
-@media (prefers-color-scheme:dark){svg{--ink:#e6eaf0;--soft:#9aa6b5;--grid:#2c3440;--c0:#6cb0ff;--c1:#ff9063;--c2:#58d197;
---c3:#bb9cff;--c4:#e3b341;--c5:#ff85bd;--c6:#4fd0dc;--c7:#9aa4b2}}
+@media (prefers-color-scheme:dark){svg{--ink:#e6eaf0;--soft:#9aa6b5;--grid:#2c3440;--c0:#6cb0ff;--c1:#ff9063;
+--c2:#58d197;--c3:#bb9cff;--c4:#e3b341;--c5:#ff85bd;--c6:#4fd0dc;--c7:#9aa4b2}}
 """
 
 
@@ -60,7 +60,8 @@ def _ticks(low: float, high: float, log: bool) -> list[float]:
     if log:
         first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
         steps = (1, 2, 5) if last - first <= 3 else (1,)
-        made = [m * 10.0**e for e in range(first, last + 1) for m in steps if low * 0.999 <= m * 10.0**e <= high * 1.001]
+        every = [m * 10.0**e for e in range(first, last + 1) for m in steps]
+        made = [tick for tick in every if low * 0.999 <= tick <= high * 1.001]
         return made[::max(1, len(made) // 7)]
     span = (high - low) or 1.0
     step = 10.0 ** math.floor(math.log10(span / 4))
@@ -93,7 +94,7 @@ def plot(series: Sequence[Series], x: Axis, y: Axis, *, label: str, zero: bool =
         parts.append(f'<path d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}" stroke="var(--grid)"/>'
                      f'<text x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end" font-size="12" fill="var(--soft)">'
                      f'{escape(y.show(tick))}</text>')
-    for tick in _ticks(x0, x1, x.log) if not x.log or len(set(xs)) > 8 else sorted(set(xs)):
+    for tick in sorted(set(xs)) if x.title == "batch" else _ticks(x0, x1, x.log):
         parts.append(f'<text x="{px(tick):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle" font-size="12" '
                      f'fill="var(--soft)">{escape(x.show(tick))}</text>')
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end" font-size="12" fill="var(--ink)">'
@@ -153,7 +154,8 @@ def distribution(rows: Sequence[Row]) -> tuple[str, list[str]]:
                 0, len(runs) - 1))
         made.append(Series(_name(row), tuple((float(runs[i]), float((len(runs) - i) / len(runs)), None, None)
                                              for i in picks), marks=False))
-    return plot(made, Axis("time of a run", seconds, log=True), Axis("share of runs at least as slow", _percent, log=True),
+    y = Axis("share of runs at least as slow", _percent, log=True)
+    return plot(made, Axis("time of a run", seconds, log=True), y,
                 label="Distribution of the time of a run"), [s.name for s in made]
 
 
@@ -218,8 +220,8 @@ def roofline(rows: Sequence[Row]) -> tuple[str, list[str]]:
     for name, (peak, width) in limits.items():
         knee = peak / width
         first, last = min([*xs, knee]) / 2, max([*xs, knee]) * 3
-        made.append(Series(name, ((first, first * width, None, None), (knee, peak, None, None), (last, peak, None, None)),
-                           marks=False, dashed=True))
+        corners = ((first, first * width, None, None), (knee, peak, None, None), (last, peak, None, None))
+        made.append(Series(name, corners, marks=False, dashed=True))
     made += [Series(name, ((a, b, None, None),), line=False, labels=(f"{name}: {count(b)}FLOP/s",))
              for name, (a, b) in points.items()]
     return plot(made, Axis("operations a byte", count, log=True), Axis("operations/s", count, log=True),
@@ -241,7 +243,8 @@ def overview(results: Sequence[Results], title: str) -> str:
         y = 48 + 26 * index
         width = _share(row.median.value or low, low, high, True) * span
         mark = "" if row.verified in (True, None) else " (unverified)"
-        parts.append(f'<text x="12" y="{y + 13}" font-size="12" fill="var(--ink)">{escape(_name(row)[:44] + mark)}</text>'
+        name = escape(_name(row)[:44] + mark)
+        parts.append(f'<text x="12" y="{y + 13}" font-size="12" fill="var(--ink)">{name}</text>'
                      f'<rect x="{name_width}" y="{y}" width="{width:.1f}" height="18" rx="3" fill="var(--c0)"/>')
         if row.median.low and row.median.high:
             a, b = (name_width + _share(v, low, high, True) * span for v in (row.median.low, row.median.high))

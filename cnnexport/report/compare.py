@@ -76,8 +76,8 @@ def compare(old: Results, new: Results, limit: float, *, allow_different_machine
         f"{key}: {old.identity.get(key)} and {new.identity.get(key)}" for key in {**old.identity, **new.identity}
         if old.identity.get(key) != new.identity.get(key))
     if differences and not allow_different_machines:
-        raise UsageError(f"{old.path} and {new.path} are of different machines ({'; '.join(differences)}); measure both "
-                         "on one, or give --allow-different-machines")
+        raise UsageError(f"{old.path} and {new.path} are of different machines ({'; '.join(differences)}); measure "
+                         "both on one, or give --allow-different-machines")
     before, after = _by_key(old), _by_key(new)
     shared = [key for key in before if key in after]
     if not shared:

@@ -125,7 +125,8 @@ def _int(value: Any) -> int | None:
 
 def _estimate(value: Any) -> Estimate:
     facts = _dict(value)
-    return Estimate(*(number(facts.get(k)) for k in ("value", "low", "high")), _int(facts.get("need")))
+    value, low, high = (number(facts.get(k)) for k in ("value", "low", "high"))
+    return Estimate(value, low, high, _int(facts.get("need")))
 
 
 def load(path: Path) -> Results:
@@ -173,7 +174,7 @@ def _row(source: str, entry: dict[str, Any]) -> Row:
     counts = [max(_int(_dict(s).get("runs")) or 0, 0) for s in _list(info.get("sessions"))]
     sessions: tuple[Any, ...] = ()
     if len(data):
-        cuts = np.cumsum(counts)[:-1] if sum(counts) == len(data) else []
+        cuts = np.cumsum(counts)[:-1] if sum(counts) == len(data) else np.empty(0, int)
         sessions = tuple(part for part in np.split(data, cuts) if len(part))
     percentiles = {f"p{p}": _estimate(_dict(info.get("percentiles")).get(f"p{p}")) for p in statistics.PERCENTILES}
     if sessions and not ours:
@@ -191,7 +192,8 @@ def _row(source: str, entry: dict[str, Any]) -> Row:
         source=source, id=name, name=str(info.get("name", name)) if ours else name,
         scenario=str(info.get("scenario", "")) if ours else "", group=str(entry.get("group") or ""),
         contender=str(info.get("contender", "")), provider=str(info.get("provider", "")) if ours else "",
-        batch=_int(info.get("batch")), threads=_int(info.get("threads")), concurrency=_int(info.get("concurrency")) or 1,
+        batch=_int(info.get("batch")), threads=_int(info.get("threads")),
+        concurrency=_int(info.get("concurrency")) or 1,
         options=tuple(sorted((str(k), str(v)) for k, v in options.items())),
         verified=(info.get("verified") is True) if ours else None, incomplete=info.get("incomplete") is True,
         median=median, percentiles=percentiles,

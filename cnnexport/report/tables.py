@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from cnnexport.report.results import Estimate, Results, Row
 
-HEADER = ("model", "runtime", "scenario", "batch", "threads", "streams", "p50", "95 % interval", "p90", "p99", "images/s",
-          "of limit", "parity", "notes")
+HEADER = ("model", "runtime", "scenario", "batch", "threads", "streams", "p50", "95 % interval", "p90", "p99",
+          "images/s", "of limit", "parity", "notes")
 
 
 def seconds(value: float | None) -> str:
@@ -44,7 +44,8 @@ def cells(row: Row) -> tuple[str, ...]:
         runtime += " " + " ".join(f"{k}={v}" for k, v in row.options)
     rate = row.throughput.value
     return (
-        row.name, runtime, row.scenario or row.group, str(row.batch or ""), str(row.threads or ""), str(row.concurrency),
+        row.name, runtime, row.scenario or row.group, str(row.batch or ""), str(row.threads or ""),
+        str(row.concurrency),
         seconds(row.median.value), interval(row.median), quantile(row.percentiles["p90"]),
         quantile(row.percentiles["p99"]), "" if rate is None else f"{rate:,.4g}" if rate < 1000 else f"{rate:,.0f}",
         "" if row.share is None else f"{row.share:.0%}", row.status, row.note)
@@ -91,9 +92,9 @@ def comma_separated(results: Sequence[Results]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = ("p50", "p90", "p95", "p99")
-    writer.writerow(["file", "row", "model", "contender", "provider", "options", "scenario", "batch", "threads", "streams",
-                     *(f"{n}_{k}" for n in names for k in ("s", "low_s", "high_s")), "images_per_s", "images_per_s_low",
-                     "images_per_s_high", "share_of_limit", "runs", "parity", "incomplete", "file_sha256", "notes"])
+    writer.writerow(["file", "row", "model", "contender", "provider", "options", "scenario", "batch", "threads",
+                     "streams", *(f"{n}_{k}" for n in names for k in ("s", "low_s", "high_s")), "images_per_s",
+                     "images_per_s_low", "images_per_s_high", "share_of_limit", "runs", "parity", "incomplete", "file_sha256", "notes"])
     for found in results:
         for row in found.rows:
             values: list[object] = []
