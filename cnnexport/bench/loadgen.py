@@ -74,8 +74,8 @@ def run(
             break
     if best is None:
         least = trials[-1]["rate"]
-        raise InputError(f"no rate tried kept p99 within {bound * 1e3:g} ms (down to {least:.3g} queries/s; one run takes "
-                         f"{run_seconds * 1e3:.3g} ms); raise --latency-bound")
+        raise InputError(f"no rate tried kept p99 within {bound * 1e3:g} ms (down to {least:.3g} queries/s; one run "
+                         f"takes {run_seconds * 1e3:.3g} ms); raise --latency-bound")
     statement = (f"{low:,.4g} queries/s is the highest Poisson rate tried that keeps p99 within {bound * 1e3:g} ms "
                  f"(p99 {best['p99_s'] * 1e3:.4g} ms, {len(trials)} rates). {STATEMENT}.")
     return {**best, "rate": low, "bound_s": bound, "trials": trials, "statement": statement, "mlperf_result": False,

@@ -20,7 +20,7 @@ Buffer = memoryview
 
 AGREE = 0.02
 WARMUP_RULE = ("runs are discarded until the medians of the last three windows (of 50 ms and 3 runs at least) "
-               "lie within 2 % of each other and the last is no more than 1 % below the one before, or a cap is reached")
+               "lie within 2 % of each other and the last is no more than 1 % below the one before, or at a cap")
 _WINDOW_NS = 50_000_000
 _KEPT = 200
 

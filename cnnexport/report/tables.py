@@ -94,7 +94,8 @@ def comma_separated(results: Sequence[Results]) -> str:
     names = ("p50", "p90", "p95", "p99")
     writer.writerow(["file", "row", "model", "contender", "provider", "options", "scenario", "batch", "threads",
                      "streams", *(f"{n}_{k}" for n in names for k in ("s", "low_s", "high_s")), "images_per_s",
-                     "images_per_s_low", "images_per_s_high", "share_of_limit", "runs", "parity", "incomplete", "file_sha256", "notes"])
+                     "images_per_s_low", "images_per_s_high", "share_of_limit", "runs", "parity", "incomplete",
+                     "file_sha256", "notes"])
     for found in results:
         for row in found.rows:
             values: list[object] = []
