@@ -56,7 +56,7 @@ def test_peer(
               options={"architecture": name})
     vectors = {"folder": str(bundles / name / "test_data_set_0"), "max_error": subject.parity["tolerance"]["max_error"]}
     # A process of TensorFlow takes seconds before it runs.
-    patient = replace(goal, max_time=max(3 * goal.max_time, 60.0), sessions=2)
+    patient = replace(goal, max_time=max(2 * goal.max_time, 40.0))
     record(benchmark, measure(row, patient, stop, limit=limit, vectors=vectors))
 
 

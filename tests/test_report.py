@@ -97,7 +97,8 @@ def test_a_plain_pytest_benchmark_file(cnnexport: Callable[..., Any], tmp_path: 
 
 
 @pytest.mark.parametrize("content", [
-    None, "", "[]", "{}", '{"benchmarks": 3}', '{"benchmarks": []}', "[" * 100_000, "\x00", '{"benchmarks": [1, null]}'])
+    None, "", "[]", "{}", '{"benchmarks": 3}', '{"benchmarks": []}', "[" * 100_000, "\x00",
+    '{"benchmarks": [1, null]}'])
 def test_files_that_are_none(cnnexport: Callable[..., Any], tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "f.json").write_text(content)
@@ -164,3 +165,16 @@ document.body.append(frame);
     assert seen["title"] == "Benchmarks" and seen["inner"] == width
     assert seen["scroll"] <= width, f"the page is {seen['scroll']} wide at {width}"
     assert seen["charts"] == 4 and not seen["empty"]
+
+
+def test_the_table_of_the_benchmarks_is_what_the_command_makes() -> None:
+    from benchmarks import table
+
+    if not table.RESULTS.is_file():
+        pytest.skip("no results are committed")
+    text = table.README.read_text(encoding="utf-8")
+    assert table.readme(text) == text, "run `python -m benchmarks.table`"
+    for row in json.loads(table.RESULTS.read_text(encoding="utf-8"))["benchmarks"]:
+        info = row["extra_info"]
+        if "scenario" in info:
+            assert info["verified"] and info["parity"]["model_sha256"] == info["file_sha256"] and not info["incomplete"]

@@ -30,7 +30,7 @@ section{background:var(--card);border:1px solid var(--grid);border-radius:12px;p
 margin-top:18px;min-width:0}
 .scroll{overflow-x:auto;-webkit-overflow-scrolling:touch;margin:0 -20px;padding:0 20px}
 table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:tabular-nums}
-th,td{text-align:left;padding:7px 10px;border-bottom:1px solid var(--grid);white-space:nowrap;
+th,td{text-align:left;padding:7px 9px;border-bottom:1px solid var(--grid);white-space:nowrap;
 vertical-align:top}
 td.wrap{white-space:normal;min-width:230px;overflow-wrap:anywhere}
 th{color:var(--soft);font-weight:600}tbody tr:last-child td{border-bottom:0}
@@ -101,7 +101,7 @@ def page(results: Sequence[Results], title: str) -> str:
                f"Nothing is dropped.{few}", charts.distribution(chosen)),
         _chart("Near the limit?", "Operations (two a multiply-add) against the machine's own matrix rate and memory "
                "bandwidth, measured in the same run. Bytes are those that ONNX Runtime's profile names: weights, "
-               "activations, outputs.", charts.roofline(_few(timed, 12))),
+               "activations, outputs.", charts.roofline(_few(timed, 7))),
         _chart("Latency against batch", "Median of a run, with its 95 % interval.", charts.against_batch(
             [r for r in timed if r.scenario == "latency"], "latency")),
         _chart("Throughput against batch", "Images a second, with the 95 % interval over sessions.",

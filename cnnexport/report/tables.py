@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from cnnexport.report.results import Estimate, Results, Row
 
-HEADER = ("model", "runtime", "scenario", "batch", "threads", "streams", "p50", "95 % interval", "p90", "p99",
-          "images/s", "of limit", "parity", "notes")
+HEADER = ("model", "parity", "runtime", "scenario", "batch", "threads", "streams", "p50", "95 % interval", "p90", "p99",
+          "images/s", "of limit", "notes")
 
 
 def seconds(value: float | None) -> str:
@@ -38,17 +38,17 @@ def quantile(found: Estimate) -> str:
 
 def cells(row: Row) -> tuple[str, ...]:
     """The row as text, one cell a column of HEADER."""
-    provider = row.contender if row.contender not in ("", "onnxruntime") else "onnxruntime"
+    provider = "ORT" if row.contender in ("", "onnxruntime") else row.contender
     runtime = f"{provider} {row.provider}".strip() if row.ours else row.contender
     if row.options:
         runtime += " " + " ".join(f"{k}={v}" for k, v in row.options)
     rate = row.throughput.value
     return (
-        row.name, runtime, row.scenario or row.group, str(row.batch or ""), str(row.threads or ""),
+        row.name, row.status, runtime, row.scenario or row.group, str(row.batch or ""), str(row.threads or ""),
         str(row.concurrency),
         seconds(row.median.value), interval(row.median), quantile(row.percentiles["p90"]),
         quantile(row.percentiles["p99"]), "" if rate is None else f"{rate:,.4g}" if rate < 1000 else f"{rate:,.0f}",
-        "" if row.share is None else f"{row.share:.0%}", row.status, row.note)
+        "" if row.share is None else f"{row.share:.0%}", row.note)
 
 
 def text(results: Sequence[Results]) -> str:
