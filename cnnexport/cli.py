@@ -333,7 +333,7 @@ def _share(ctx: click.Context, param: click.Parameter, value: str) -> float:
         share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         share = -1.0
-    if not 0 < share < 10:
+    if not 0 < share < (10 if text.endswith("%") else 1):  # 5 alone would be five times
         raise click.BadParameter(f"'{value}' is no share such as 5%")
     return share
 

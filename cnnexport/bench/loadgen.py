@@ -110,7 +110,10 @@ def _test(
     elif scenario == "offline":
         settings.offline_expected_qps = rate * batch
         settings.max_duration_ms = 0
+    elif scenario == "single-stream":
+        settings.single_stream_expected_latency_ns = int(0.5e9 * len(streams) / rate)
     elif scenario == "multi-stream":
+        settings.multi_stream_expected_latency_ns = int(0.5e9 * len(streams) / rate)
         settings.multi_stream_samples_per_query = batch
     work: queue.SimpleQueue[Any] = queue.SimpleQueue()
     latencies: list[int] = []
@@ -163,7 +166,8 @@ def _test(
     if scenario == "offline":
         per_second = (number(summary, "Samples per second") or len(latencies) * batch / took) / batch
     else:
-        per_second = number(summary, "Completed samples per second") or len(latencies) / took
+        rates = ("Completed samples per second", "QPS w/ loadgen overhead")
+        per_second = next((r for key in rates if (r := number(summary, key))), len(latencies) / took)
         if scenario == "multi-stream":
             per_second = len(latencies) / took
     return {
