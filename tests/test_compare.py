@@ -80,7 +80,8 @@ def test_rows_in_one_file_alone(cnnexport: Callable[..., Any], tmp_path: Path) -
     assert result.code == 3 and "share no row" in result.err
 
 
-@pytest.mark.parametrize("arguments", [("--fail-over", "x"), ("--fail-over", "0"), ("--fail-over", "5"), ("--fail-over", "-5%")])
+@pytest.mark.parametrize("arguments", [
+    ("--fail-over", "x"), ("--fail-over", "0"), ("--fail-over", "5"), ("--fail-over", "-5%")])
 def test_bad_limits(cnnexport: Callable[..., Any], tmp_path: Path, arguments: tuple[str, ...]) -> None:
     path = save(tmp_path / "a.json", document())
     result = cnnexport("compare", path, path, *arguments)
