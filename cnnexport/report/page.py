@@ -34,6 +34,7 @@ th,td{text-align:left;padding:7px 9px;border-bottom:1px solid var(--grid);white-
 vertical-align:top}
 td.wrap{white-space:normal;min-width:230px;overflow-wrap:anywhere}
 th{color:var(--soft);font-weight:600}tbody tr:last-child td{border-bottom:0}
+#summary td:first-child,#summary th:first-child{position:sticky;left:-20px;background:var(--card)}
 td.n,th.n{text-align:right}
 th button{all:unset;cursor:pointer}
 th button:focus-visible,summary:focus-visible{outline:2px solid var(--accent);
@@ -62,7 +63,7 @@ margin:4px 0}
 .bar span{overflow-wrap:anywhere}.bar div{height:12px;border-radius:4px;background:var(--accent);min-width:2px}
 .bar em{font-style:normal;text-align:right;color:var(--soft)}
 @media (max-width:640px){main{padding:18px 12px 48px}section{padding:14px}h1{font-size:23px}
-.scroll{margin:0 -14px;padding:0 14px}dl{grid-template-columns:1fr}dd{margin-bottom:6px}
+#summary td:first-child,#summary th:first-child{left:-14px}.scroll{margin:0 -14px;padding:0 14px}dl{grid-template-columns:1fr}dd{margin-bottom:6px}
 svg text{font-size:18px}}
 @media print{body{background:#fff}section{break-inside:avoid}}
 """
