@@ -87,7 +87,6 @@ def limit(stop: Stop) -> dict[str, Any]:
     with Fork(stop) as fork:
         found = fork.ask(
             "limits", time.monotonic() + 60, provider="cpu", threads=default_threads(), provider_options={})
-    fork.close()
     return dict(found)
 
 

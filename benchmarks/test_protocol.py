@@ -35,7 +35,6 @@ def test_bare_loop(benchmark: Any, bundles: Path, stop: Stop, name: str, runs: i
         fork.ask("first_run", deadline)
         fork.ask("warm_up", deadline, cap=3.0)
         pairs = fork.ask("bare", deadline, runs=runs)["pairs"]
-    fork.close()
     ratio = statistics.median(ours / bare for ours, bare in pairs)
     benchmark.pedantic(replay([ours for ours, _ in pairs]), rounds=len(pairs))
     benchmark.extra_info.update(

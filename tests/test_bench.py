@@ -311,7 +311,6 @@ def test_a_fork_is_given_up_at_its_deadline(endless: Path, stop: Stop) -> None:
             fork.ask("first_run", start + 0.5)
         assert time.monotonic() - start < 3
     assert fork._process.poll() is not None
-    fork.close()
 
 
 def test_names_that_clash_are_told_apart(small: Path, tmp_path: Path) -> None:

@@ -57,9 +57,9 @@ class Interrupted(Exception):
 
 
 class Fork:
-    """A worker process. Leaving the block ends it."""
+    """A worker process. Leaving the block ends it and gives its buffer back: read ``times`` inside."""
 
-    def __init__(self, stop: Stop, *, threads: int | None = None) -> None:
+    def __init__(self, stop: Stop) -> None:
         self._stop = stop
         self._file = tempfile.NamedTemporaryFile(prefix="cnnexport-bench-")  # noqa: SIM115  # closed by close()
         self._file.truncate(CAPACITY * 8)
@@ -70,7 +70,6 @@ class Fork:
             [sys.executable, "-P", "-m", "cnnexport.bench.worker", self._file.name], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=None if os.environ.get("CNNEXPORT_DEBUG") == "1" else subprocess.DEVNULL,
             env=environment, start_new_session=True)
-        self._threads = threads
         self._pending = b""
 
     def __enter__(self) -> Fork:
@@ -80,6 +79,7 @@ class Fork:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.end()
+        self.close()
 
     def end(self) -> None:
         """End the process, by force where it does not go at once."""
@@ -96,7 +96,7 @@ class Fork:
         process.stdout.close()
 
     def close(self) -> None:
-        """Give the buffer back, after ``times`` was read."""
+        """Give the buffer back."""
         self._map.close()
         self._file.close()
 

@@ -184,7 +184,6 @@ def _prove(made: Measured, stop: Stop, deadline: float, tell: Callable[[str], No
     with Fork(stop) as fork:
         left = deadline - time.monotonic()
         made.profile = fork.ask("profile", deadline, options=row.request(), limit=min(_PROFILE_SECONDS, left / 10))
-    fork.close()
     made.facts = made.profile.pop("facts")
     if not made.profile["nodes"]:
         raise InputError(f"{row.subject.path} runs no node once its constants are folded, so there is nothing to time")
@@ -243,7 +242,6 @@ def _session(
                 session.seconds = time.monotonic() - start
                 if len(session.runs):
                     made.sessions.append(session)
-    fork.close()
 
 
 def _decide(made: Measured, deadline: float) -> None:

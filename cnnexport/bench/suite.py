@@ -166,7 +166,6 @@ class _Plugin:
                     self._limits[key] = None
                 except Exception:
                     self._limits[key] = None
-            fork.close()
         return self._limits.get(key)
 
     def _write(self, config: Any) -> None:

@@ -63,7 +63,8 @@ margin:4px 0}
 .bar span{overflow-wrap:anywhere}.bar div{height:12px;border-radius:4px;background:var(--accent);min-width:2px}
 .bar em{font-style:normal;text-align:right;color:var(--soft)}
 @media (max-width:640px){main{padding:18px 12px 48px}section{padding:14px}h1{font-size:23px}
-#summary td:first-child,#summary th:first-child{left:-14px}.scroll{margin:0 -14px;padding:0 14px}dl{grid-template-columns:1fr}dd{margin-bottom:6px}
+#summary td:first-child,#summary th:first-child{left:-14px}
+.scroll{margin:0 -14px;padding:0 14px}dl{grid-template-columns:1fr}dd{margin-bottom:6px}
 svg text{font-size:18px}}
 @media print{body{background:#fff}section{break-inside:avoid}}
 """
