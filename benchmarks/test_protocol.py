@@ -19,22 +19,23 @@ from cnnexport.bench.replay import clock, replay
 
 RESULTS = Path(__file__).parent / "results"
 REPEATS = 10
+PAIRS = 40
 REPEATED = ("lenet5", "resnet18", "resnet50")
 
 
 @pytest.mark.parametrize(("name", "runs"), [
-    pytest.param("lenet5", 4000, marks=pytest.mark.benchmark(group="bare loop", timer=clock)),
-    pytest.param("resnet18", 30, marks=pytest.mark.benchmark(group="bare loop", timer=clock)),
-    pytest.param("resnet50", 20, marks=pytest.mark.benchmark(group="bare loop", timer=clock))])
+    pytest.param("lenet5", 1000, marks=pytest.mark.benchmark(group="bare loop", timer=clock)),
+    pytest.param("resnet18", 10, marks=pytest.mark.benchmark(group="bare loop", timer=clock)),
+    pytest.param("resnet50", 10, marks=pytest.mark.benchmark(group="bare loop", timer=clock))])
 def test_bare_loop(benchmark: Any, bundles: Path, stop: Stop, name: str, runs: int) -> None:
-    """p50 of our loop and of a bare one, in turn over one session in one process: ten pairs of medians."""
+    """p50 of our loop and of a bare one, in turn over one session in one process: PAIRS pairs of medians."""
     row = Row(bundle_subject(bundles, name), LATENCY, threads=default_threads())
     deadline = time.monotonic() + 120
     with Fork(stop) as fork:
         fork.ask("open", deadline, runner=row.runner, options=row.request())
         fork.ask("first_run", deadline)
         fork.ask("warm_up", deadline, cap=3.0)
-        pairs = fork.ask("bare", deadline, runs=runs)["pairs"]
+        pairs = fork.ask("bare", deadline, runs=runs, count=PAIRS)["pairs"]
     ratio = statistics.median(ours / bare for ours, bare in pairs)
     benchmark.pedantic(replay([ours for ours, _ in pairs]), rounds=len(pairs))
     benchmark.extra_info.update(

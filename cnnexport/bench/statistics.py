@@ -77,7 +77,7 @@ def percentile(sessions: Sequence[Seconds], percent: float) -> Estimate:
     value = float(np.percentile(runs, percent))
     low, high = _order_interval(runs, percent / 100)
     spread = _spread([s for s in sessions if len(s)], percent)
-    return Estimate(value, min(low, max(value - spread, 0.0)), max(high, value + spread), None)
+    return Estimate(value, min(low, max(value - spread, float(runs[0]))), max(high, value + spread), None)
 
 
 def mean_of(values: Sequence[float]) -> Estimate:
@@ -99,7 +99,7 @@ def _spread(sessions: Sequence[Seconds], percent: float) -> float:
         over_blocks = _t_half([float(np.percentile(b, percent)) for b in blocks if len(b)])
     else:
         over_blocks = 0.0
-    over_sessions = _t_half([float(np.percentile(s, percent)) for s in groups]) if len(groups) >= 3 else 0.0
+    over_sessions = _t_half([float(np.percentile(s, percent)) for s in groups])
     return max(over_blocks, over_sessions)
 
 

@@ -100,14 +100,14 @@ class Worker:
 
         return limits.measure(provider, threads, provider_options)
 
-    def do_bare(self, runs: int) -> dict[str, Any]:
+    def do_bare(self, runs: int, count: int) -> dict[str, Any]:
         """The benchmark of the benchmark: our loop and a bare one in turn, over one session. Medians, in seconds."""
         import statistics
         import time
 
         pairs: list[tuple[float, float]] = []
         run = self.run
-        for _ in range(10):
+        for _ in range(count):
             self.buffer[0] = 0
             protocol.latency(run, self.buffer, 0.0, runs, runs)
             ours = statistics.median(self.buffer[1:runs + 1].tolist()) / 1e9

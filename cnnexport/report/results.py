@@ -78,6 +78,8 @@ class Row:
         elif self.ours and _dict(self.info.get("precision")).get("met") is False and self.stopped == "max-time":
             reached = number(_dict(self.info.get("precision")).get("reached"))
             notes.append(f"time up at ±{reached:.1%}" if reached is not None else "time up")
+        if self.ours and len(self.sessions) == 1 and not self.info.get("loadgen"):
+            notes.append("one session: the interval leaves out how sessions differ")
         copies = {k: _estimate(v).value for k, v in _dict(self.info.get("transfers")).items()}
         notes += [f"{k.replace('_', ' ')} {v * 1e3:.3g} ms" for k, v in copies.items() if v is not None]
         elsewhere = _dict(self.info.get("placement")).get("elsewhere")
