@@ -5,7 +5,9 @@ an interval from pooled runs alone is too narrow between runs of the benchmark. 
 
 - the order statistics' (binomial), which needs no assumption but independent runs;
 - Student's t over the quantiles of sessions, each a process of its own;
-- Student's t over the quantiles of blocks of consecutive runs, where there are fewer than three sessions.
+- Student's t over the quantiles of blocks of consecutive runs, where there are fewer than three sessions;
+
+and what separates two runs of the same command (``BETWEEN_RUNS``) is added to the latter two.
 
 Sources: David and Nagaraja, Order Statistics (2003), 7.1; Georges, Buytaert and Eeckhout, OOPSLA 2007, on several
 invocations.
@@ -25,6 +27,11 @@ Seconds = NDArray[np.float64]
 
 PERCENTILES = (50, 90, 95, 99)
 CONFIDENCE = 0.95
+BETWEEN_RUNS = 0.01
+"""What two runs of the same command differ by although the sessions of each agree: clock rates, heat, neighbours.
+
+A run cannot see it in itself, so it is added, in quadrature, to half the width over sessions or blocks.
+"""
 _BLOCKS = 10
 # Two-sided 95 % points of Student's t by degrees of freedom; beyond the table the normal's with a correction.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
@@ -76,7 +83,7 @@ def percentile(sessions: Sequence[Seconds], percent: float) -> Estimate:
         return Estimate(None, None, None, need)
     value = float(np.percentile(runs, percent))
     low, high = _order_interval(runs, percent / 100)
-    spread = _spread([s for s in sessions if len(s)], percent)
+    spread = math.hypot(_spread([s for s in sessions if len(s)], percent), BETWEEN_RUNS * value)
     return Estimate(value, min(low, max(value - spread, float(runs[0]))), max(high, value + spread), None)
 
 
@@ -87,7 +94,7 @@ def mean_of(values: Sequence[float]) -> Estimate:
     mean = float(np.mean(values))
     if len(values) < 2:
         return Estimate(mean, None, None, 2)
-    half = t_point(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half = math.hypot(_t_half(values), BETWEEN_RUNS * mean)
     return Estimate(mean, max(mean - half, 0.0), mean + half)
 
 
