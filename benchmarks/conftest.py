@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,9 @@ import pytest
 
 from benchmarks import processes
 from benchmarks.targets import Results, as_json, conversion_lines, target_lines
+from cnnexport.bench import machine
+from cnnexport.bench.forks import Fork, Stop
+from cnnexport.bench.plan import Goal, default_threads
 
 _RESULTS = pytest.StashKey[Results]()
 _PACKAGES = ("cnnexport", "tf2onnx", "keras", "tensorflow", "onnx", "onnx-ir", "numpy")
@@ -25,6 +29,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--memory-limit-gib", type=float, default=None, metavar="GIB",
         help="memory that a contender may take (default: 80%% of what is available at the start)")
+
+
+    parser.addoption(
+        "--bundles", type=Path, default=None, metavar="DIR",
+        help="folder of bundles to time, made where they are missing (default: a temporary one)")
+    parser.addoption(
+        "--row-seconds", type=float, default=20.0, metavar="S", help="wall time of a timed row at most (default: 20)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,6 +56,38 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("files")
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def bundles(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the bundles that are timed."""
+    given = request.config.getoption("--bundles")
+    folder = tmp_path_factory.mktemp("bundles") if given is None else given.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def goal(request: pytest.FixtureRequest) -> Goal:
+    """When a timed row is done."""
+    return Goal(min_time=0.5, max_time=request.config.getoption("--row-seconds"), sessions=3)
+
+
+@pytest.fixture(scope="session")
+def stop() -> Iterator[Stop]:
+    """Never asked to: pytest's own Ctrl-C ends the run."""
+    held = Stop()
+    yield held
+    held.close()
+
+
+@pytest.fixture(scope="session")
+def limit(stop: Stop) -> dict[str, Any]:
+    """The CPU's own limit, measured once in the run."""
+    with Fork(stop) as fork:
+        found = fork.ask(
+            "limits", time.monotonic() + 60, provider="cpu", threads=default_threads(), provider_options={})
+    return dict(found)
 
 
 def _version(name: str) -> str | None:
@@ -79,6 +122,11 @@ def surroundings(results: Results) -> dict[str, Any]:
         "memory_limit_bytes": results.memory_limit,
         "weights": "random, seed 0: untrained",
     }
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """What `cnnexport compare` knows a machine by."""
+    machine_info["cnnexport"] = {"identity": machine.identity(), **machine.facts()}
 
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:

@@ -18,7 +18,8 @@ _EPILOG = """
 \b
 Exit codes: 0 done; 1 an error in cnnexport itself; 2 usage or a bad value; 3 an input that
 cannot be read, fetched or converted; 4 parity failed; 5 an execution provider is unavailable
-or did not run the graph; 6 a bundle incomplete or altered; 130 interrupted.
+or did not run the graph; 6 a bundle incomplete or altered; 7 compare found a regression;
+130 interrupted.
 CNNEXPORT_DEBUG=1 shows tracebacks and the libraries' own logs.
 """
 
@@ -457,6 +458,188 @@ def verify(
         raise found.error
     if compared is not None and not compared.passed:
         raise ParityError(compared.reason)
+
+
+def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """``1,8,32`` as (1, 8, 32)."""
+    if value is None:
+        return None
+    parts = [part.strip() for part in value.split(",")]
+    if not all(p.isascii() and p.isdigit() and 0 < int(p) < 1 << 20 for p in parts):
+        raise click.BadParameter(f"'{value}' is no list of sizes such as 1,8,32")
+    return tuple(dict.fromkeys(int(p) for p in parts))
+
+
+def _share(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    """``5%`` or ``0.05`` as 0.05."""
+    text = value.strip()
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 < share < (10 if text.endswith("%") else 1):  # 5 alone would be five times
+        raise click.BadParameter(f"'{value}' is no share such as 5%")
+    return share
+
+
+def _duration(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    """Seconds of ``1.5``, ``500ms``, ``20s`` or ``2m``."""
+    text = value.strip().lower()
+    unit = next((u for u in ("ms", "s", "m") if text.endswith(u)), "")
+    try:
+        seconds = float(text.removesuffix(unit)) * {"ms": 1e-3, "s": 1.0, "m": 60.0, "": 1.0}[unit]
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < 1e7:
+        raise click.BadParameter(f"'{value}' is no time such as 2, 500ms or 2m")
+    return seconds
+
+
+def _input_shapes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """``NAME=1x3x224x224`` by name; without a name, of the only input."""
+    made = {}
+    for text in value:
+        name, _, shape = text.rpartition("=")
+        parts = shape.lower().split("x")
+        if not all(p.isascii() and p.isdigit() and int(p) > 0 for p in parts):
+            raise click.BadParameter(f"'{text}' is not NAME=1x3x224x224")
+        made[name] = tuple(map(int, parts))
+    return made
+
+
+def _settings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, list[str]]:
+    """``KEY=VALUE,VALUE`` by key."""
+    made = {}
+    for text in value:
+        key, _, values = text.partition("=")
+        if not key or not values or not all(values.split(",")):
+            raise click.BadParameter(f"'{text}' is not KEY=VALUE or KEY=VALUE,VALUE")
+        made[key] = values.split(",")
+    return made
+
+
+@cli.command(epilog=_EPILOG)
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
+@click.option("--provider", "providers", multiple=True, type=click.Choice(["cpu", "cuda"]), default=("cpu",),
+              show_default=True, help="Execution provider of ONNX Runtime that must run the graph; repeatable.")
+@click.option("--batch", callback=_sizes, metavar="N,N...", help="Batch sizes.  [default: 1; of throughput 1,8,32]")
+@click.option("--threads", callback=_sizes, metavar="N,N...", help="Intra-op threads.  [default: the usable cores]")
+@click.option("--scenario", default="latency", show_default=True,
+              type=click.Choice(["latency", "throughput", "both", "server", "offline", "single-stream",
+                                 "multi-stream"]),
+              help="The last four bring load through MLCommons' LoadGen: MLPerf-style, no MLPerf result.")
+@click.option("--concurrency", callback=_sizes, metavar="N,N...",
+              help="Streams at once on one session, for throughput.  [default: 1,2]")
+@click.option("--tune", is_flag=True, help="With throughput: search threads x concurrency x batch, print the frontier.")
+@click.option("--min-time", callback=_duration, default="1", show_default=True, metavar="TIME",
+              help="Timed for at least this long a row, in seconds (or 500ms, 2m).")
+@click.option("--max-time", callback=_duration, default="30", show_default=True, metavar="TIME",
+              help="A row is ended after this long, whatever it does; what it measured is kept.")
+@click.option("--precision-goal", callback=_share, default="2%", show_default=True, metavar="SHARE",
+              help="Half-width of the 95 % interval at which a row is done.")
+@click.option("--latency-bound", callback=_duration, default="100ms", show_default=True, metavar="TIME",
+              help="With --scenario server: what 99 % of the queries must stay under.")
+@click.option("--shape", "shapes", multiple=True, callback=_input_shapes, metavar="NAME=1x3x224x224",
+              help="Shape of an input whose dimensions the file leaves open; repeatable.")
+@click.option("--cuda-option", "cuda_options", multiple=True, callback=_settings, metavar="KEY=VALUE,VALUE",
+              help="tf32, nhwc, conv_algo_search, cuda_graph, or any option of ORT's CUDA provider; several values are "
+                   "swept. Repeatable.")
+@click.option("--allow-partial", is_flag=True, help="Time a graph of which the provider runs only a part.")
+@click.option("--save", type=click.Path(path_type=Path), metavar="FILE",
+              help="Keep the results, as pytest-benchmark's JSON.")
+@_json_option
+@click.option("--quiet", is_flag=True, help="Neither progress nor table.")
+def bench(
+    targets: tuple[str, ...],
+    providers: tuple[str, ...],
+    batch: tuple[int, ...] | None,
+    threads: tuple[int, ...] | None,
+    scenario: str,
+    concurrency: tuple[int, ...] | None,
+    tune: bool,
+    min_time: float,
+    max_time: float,
+    precision_goal: float,
+    latency_bound: float,
+    shapes: dict[str, tuple[int, ...]],
+    cuda_options: dict[str, list[str]],
+    allow_partial: bool,
+    save: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Measure TARGET..., bundles or ONNX files: latency and throughput, each row with its evidence.
+
+    A bundle is timed only if its gate passed and no file has changed; a bare ONNX file is marked unverified.
+    """
+    from cnnexport import bench as benching
+    from cnnexport.console import Progress, quiet_libraries
+
+    with quiet_libraries() as stream:
+        progress = Progress(stream, quiet=quiet)
+        try:
+            outcome = benching.bench(
+                targets, providers=providers, batches=batch, threads=threads, scenario=scenario,
+                concurrency=concurrency, tune=tune, min_time=min_time, max_time=max_time, precision=precision_goal,
+                latency_bound=latency_bound, shapes=shapes, cuda_options=cuda_options, allow_partial=allow_partial,
+                save=save, tell=progress)
+            progress.finish()
+        finally:
+            progress.abandon()
+    if as_json:
+        _print_json(outcome.to_dict())
+    elif not quiet and outcome.text:
+        click.echo(outcome.text)
+    for warning in outcome.warnings:
+        click.echo(f"cnnexport: warning: {warning}", err=True)
+    for error in outcome.errors:
+        click.echo(f"cnnexport: error: {' '.join(error.split())}", err=True)
+    if outcome.interrupted:
+        kept = f"{len(outcome.rows)} rows measured" + (f" and saved to {save}" if save and outcome.rows else "")
+        raise _Interrupted(f"{kept}, marked incomplete" if outcome.rows else "nothing was measured")
+    sys.exit(outcome.exit_code)
+
+
+@cli.command(epilog=_EPILOG)
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
+              help="Where to write.  [default: report.html; other formats print]")
+@click.option("--format", "form", type=click.Choice(["html", "md", "csv", "svg"]),
+              help="[default: by the name of the output, else html]")
+@click.option("--title", default="Benchmarks", show_default=True, help="Heading of the page.")
+@_json_option
+def report(files: tuple[Path, ...], output: Path | None, form: str | None, title: str, as_json: bool) -> None:
+    """Make one self-contained page, or a table or chart, of FILE..., which bench or pytest-benchmark saved."""
+    from cnnexport import report as reporting
+
+    written, made = reporting.report(files, output=output, form=form, title=title)
+    if as_json:
+        _print_json({"output": written and str(written), "format": made.form, "rows": made.rows, "files": len(files)})
+    elif written is None:
+        click.echo(made.text, nl=not made.text.endswith("\n"))
+    else:
+        click.echo(f"{written}  ({made.rows} rows)")
+
+
+@cli.command(epilog=_EPILOG)
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+@click.option("--fail-over", callback=_share, default="5%", show_default=True, metavar="SHARE",
+              help="Exit with 7 where a row is slower by more than this, beyond what chance explains.")
+@click.option("--allow-different-machines", is_flag=True, help="Compare although the machines differ.")
+@_json_option
+def compare(old: Path, new: Path, fail_over: float, allow_different_machines: bool, as_json: bool) -> None:
+    """Compare two saved results, row by row and on intervals: has NEW become slower than OLD?"""
+    from cnnexport.report import compare as comparing
+    from cnnexport.report import results
+
+    found = comparing.compare(results.load(old), results.load(new), fail_over,
+                              allow_different_machines=allow_different_machines)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        click.echo(comparing.format_comparison(found))
+    found.raise_if_regressed()
 
 
 @cli.command(epilog=_EPILOG)

@@ -9,6 +9,7 @@
 | 4 | parity failed |
 | 5 | a requested execution provider is unavailable or did not run the graph |
 | 6 | a bundle incomplete or altered |
+| 7 | `compare` found a regression |
 | 130 | interrupted |
 """
 
@@ -69,3 +70,9 @@ class BundleError(CnnexportError):
     """A bundle that is incomplete or was altered."""
 
     exit_code = 6
+
+
+class RegressionError(CnnexportError):
+    """A benchmark is slower than it was, beyond the limit and beyond chance."""
+
+    exit_code = 7

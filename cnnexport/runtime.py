@@ -100,6 +100,11 @@ def session(
     return _create_accelerated(onnxruntime, source, label, options, name, provider_options, debug=debug)
 
 
+def probe(provider: str) -> None:
+    """Raises ProviderError where ``provider`` ("cpu" or "cuda") makes no session here, whatever the model."""
+    session(_tiny_convolution(), provider=provider)
+
+
 def placement(
     path: str | os.PathLike[str] | bytes, feeds: Mapping[str, Any], provider: str = "cpu"
 ) -> dict[str, int]:

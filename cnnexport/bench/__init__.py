@@ -1,0 +1,32 @@
+"""Latency and throughput that can be believed: what is measured, how, and on what evidence.
+
+| module | what |
+|---|---|
+| ``subjects`` | what is measured: a bundle whose gate passed, or any ONNX file, and its inputs |
+| ``plan`` | rows, and when one is done |
+| ``protocol`` | the measuring loops: warm-up, latency, concurrent streams |
+| ``ort`` | the session under them, with bound inputs and outputs |
+| ``worker``, ``forks`` | the process that measures, and its parent's side of it |
+| ``placement`` | where nodes ran, from ONNX Runtime's profile |
+| ``limits`` | the machine's own limit |
+| ``statistics`` | quantiles, intervals, outliers |
+| ``machine`` | what a timing depends on besides the code |
+| ``measure`` | one row, with its evidence |
+| ``command`` | targets to rows, rows to an outcome |
+| ``suite``, ``rows_test``, ``replay`` | rows run by pytest-benchmark |
+| ``tune``, ``loadgen`` | the best setting; load as users bring it |
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cnnexport.bench.command import Outcome
+
+
+def bench(*arguments: Any, **options: Any) -> Outcome:
+    """``cnnexport.bench.command.bench``, imported when it is called."""
+    from cnnexport.bench.command import bench as run
+
+    return run(*arguments, **options)

@@ -1,0 +1,131 @@
+"""What is to be measured: rows, and when a row is done. Plain values, checked before anything runs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cnnexport.bench import machine
+from cnnexport.bench.subjects import Subject
+from cnnexport.errors import UsageError
+from cnnexport.runtime import PROVIDERS
+
+LATENCY, THROUGHPUT = "latency", "throughput"
+CUDA_SHORT = {"tf32": "use_tf32", "nhwc": "prefer_nhwc", "conv_algo_search": "cudnn_conv_algo_search",
+              "cuda_graph": "enable_cuda_graph"}
+_MOST_THREADS = 1024
+
+
+@dataclass(frozen=True)
+class Goal:
+    """When a row is done: at ``precision`` (relative half-width of the 95 % interval), or after ``max_time`` seconds.
+
+    ``sessions`` is the least number of sessions, each a fresh process; ``min_time`` seconds are timed in all.
+    """
+
+    min_time: float = 1.0
+    max_time: float = 30.0
+    precision: float = 0.02
+    sessions: int = 5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_time < float("inf") or not 0 < self.max_time < float("inf"):
+            raise UsageError("--min-time and --max-time are seconds above 0")
+        if self.min_time > self.max_time:
+            raise UsageError(f"--min-time {self.min_time:g} is above --max-time {self.max_time:g}; lower it, or raise "
+                             "the other")
+        if not 0 < self.precision < 1:
+            raise UsageError("--precision-goal is a share between 0 and 100 %, such as 2%")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the results. ``runner`` names what runs the file: ONNX Runtime unless a benchmark brings a peer."""
+
+    subject: Subject
+    scenario: str
+    provider: str = "cpu"
+    batch: int = 1
+    threads: int = 0
+    concurrency: int = 1
+    provider_options: tuple[tuple[str, str], ...] = ()
+    allow_partial: bool = False
+    runner: str = "cnnexport.bench.ort:Session"
+    contender: str = "onnxruntime"
+    label: str = ""
+    options: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def id(self) -> str:
+        """What tells this row from others, in one word."""
+        parts = [self.label or self.subject.name, self.provider, f"b{self.batch}", f"t{self.threads}"]
+        if self.scenario != LATENCY:
+            parts.append(f"c{self.concurrency}")
+        parts += [f"{key}={value}" for key, value in self.provider_options]
+        return "-".join(parts)
+
+    def request(self) -> dict[str, Any]:
+        """The options of the session, as the worker takes them."""
+        return {"file": self.subject.file, "provider": self.provider, "threads": self.threads or None,
+                "provider_options": dict(self.provider_options), "inputs": self.subject.specs(self.batch), "seed": 0,
+                **self.options}
+
+
+def default_threads() -> int:
+    """The cores that may be used: of the affinity, and no more than the control group allows."""
+    allowed = machine.cgroup_limits()["cpu_cores"]
+    cores = machine.usable_cores()
+    return cores if allowed is None else max(1, min(cores, round(allowed)))
+
+
+def rows(
+    subjects: Sequence[Subject],
+    *,
+    providers: Sequence[str] = ("cpu",),
+    batches: tuple[int, ...] | None = None,
+    threads: Sequence[int] | None = None,
+    scenario: str = LATENCY,
+    concurrency: Sequence[int] | None = None,
+    cuda_options: Mapping[str, Sequence[str]] | None = None,
+    allow_partial: bool = False,
+) -> list[Row]:
+    """Every combination asked for. Raises UsageError for a bad value, or a batch that a file cannot run at."""
+    for provider in providers:
+        if provider not in PROVIDERS:
+            raise UsageError(f"Unknown provider {provider!r}: choose {' or '.join(PROVIDERS)}.")
+    if any(t < 1 or t > _MOST_THREADS for t in threads or ()):
+        raise UsageError(f"--threads is between 1 and {_MOST_THREADS}")
+    if cuda_options and "cuda" not in providers:
+        raise UsageError("--cuda-option needs --provider cuda")
+    settings = [tuple(zip(map(_cuda_key, cuda_options or {}), values))
+                for values in itertools.product(*(cuda_options or {}).values())]
+    labels = _labels(subjects)
+    made = []
+    kinds = (LATENCY, THROUGHPUT) if scenario == "both" else (scenario,)
+    for (subject, label), kind, provider in itertools.product(zip(subjects, labels), kinds, dict.fromkeys(providers)):
+        sweep = subject.batches(batches, (1,) if kind == LATENCY else (1, 8, 32))
+        streams = (1,) if kind == LATENCY else tuple(dict.fromkeys(concurrency or (1, 2)))
+        for batch, count, stream, options in itertools.product(
+                dict.fromkeys(sweep), dict.fromkeys(threads or (default_threads(),)), streams,
+                settings if provider == "cuda" else [()]):
+            if stream > 1 and dict(options).get("enable_cuda_graph") in ("1", "true"):
+                continue  # a captured graph has one set of buffers
+            made.append(Row(subject, kind, provider, batch, count, stream, options, allow_partial, label=label))
+    return made
+
+
+def _cuda_key(key: str) -> str:
+    return CUDA_SHORT.get(key, key)
+
+
+def _labels(subjects: Sequence[Subject]) -> list[str]:
+    """A name for each subject, its path or a number besides where two are called the same."""
+    names = [s.name for s in subjects]
+    made: list[str] = []
+    for subject, name in zip(subjects, names):
+        label = name if names.count(name) == 1 else subject.path.strip("/.").replace("/", ".")
+        again = sum(m == label or m.startswith(f"{label}#") for m in made)
+        made.append(f"{label}#{again + 1}" if again else label)
+    return made
