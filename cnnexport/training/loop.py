@@ -18,6 +18,7 @@ from cnnexport.training.batches import Images, batches, order_of
 from cnnexport.training.options import Options
 
 _FEATURES = "features"
+_FRONT_BATCH = 128
 _IN_MEMORY = 1 << 30
 """Bytes of features that are kept in memory; above it they are read from the file batch by batch."""
 
@@ -196,7 +197,7 @@ def _features(
         if not path.is_file():
             began = time.perf_counter()
             with runs.replacing(path) as place:
-                _compute(front, images, options.batch_size, place, say)
+                _compute(front, images, place, say)
             state.seconds["features"] = state.seconds.get("features", 0.0) + time.perf_counter() - began
         values = np.load(path, mmap_mode="r")
         if values.shape != (images.count, *front.output.shape[1:]):
@@ -206,15 +207,20 @@ def _features(
     return found[0], found[1]
 
 
-def _compute(front: Any, images: Images, size: int, place: Path, say: Report) -> None:
+def _compute(front: Any, images: Images, place: Path, say: Report) -> None:
+    import tensorflow as tf
+
+    # One trace for all batches, also for the last, which is smaller.
+    run = tf.function(lambda inputs: front(inputs, training=False),
+                      input_signature=[tf.TensorSpec((None, *front.inputs[0].shape[1:]), tf.float32)])
     shape = (images.count, *front.output.shape[1:])
     # Reserved first: a full disk is met as an error, not as a signal while the mapped pages are written.
     with open(place, "wb") as file:
         np.lib.format.write_array_header_2_0(
             file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         done = 0
-        for inputs, _ in batches(images, np.arange(images.count), size):
-            values = np.asarray(front.predict_on_batch(inputs), np.float32)
+        for inputs, _ in batches(images, np.arange(images.count), _FRONT_BATCH):
+            values = np.asarray(run(inputs), np.float32)
             file.write(np.ascontiguousarray(values).data)
             done += len(values)
             say({"features": done, "images": images.count})
