@@ -380,6 +380,15 @@ def test_mixed_precision_leaves_a_float32_model(cnnexport: Any) -> None:
     assert made.code == 0 and json.loads(made.out)["manifest"]["inputs"][0]["dtype"] == "float32"
 
 
+def test_batch_normalisation_learns_on_few_steps(cnnexport: Any) -> None:
+    result = cnnexport("train", "alexnet-bn", "--input-shape", "32x32x3", "--limit", "400", "--epochs", "4", "-o", "r",
+                       "--json")
+    assert result.code == 0, result.err
+    made = json.loads(result.out)
+    assert made["history"][-1]["loss"] < made["history"][0]["loss"]
+    assert made["metrics"]["accuracy"] > 4 * made["metrics"]["chance"]
+
+
 def test_class_weights_balance() -> None:
     weights = loop._class_weights(np.asarray([0] * 30 + [1] * 10))
     assert weights == {0: pytest.approx(2 / 3), 1: pytest.approx(2.0)}

@@ -209,6 +209,7 @@ def _train(
     model = architectures.build(spec.name, weights=weights, seed=chosen.seed, input_shape=shape, classes=classes,
                                 groups=groups, unsafe_load=unsafe_load)
     learner = _in_mixed_precision(spec, model, shape, classes, groups) if chosen.mixed_precision else model
+    _renew_statistics(learner, -(-len(training) // chosen.batch_size))
     images = Images(training, preparation)
     held = None if validation is None else Images(validation, preparation)
     resumed = loop.restore(folder).epoch
@@ -235,6 +236,19 @@ def _train(
     _finish(folder, model, found, probabilities, metrics, state.rows, record, began)
     loop.clear_features(folder)
     return TrainedRun(folder, runs.read(folder).record, metrics, state.rows, resumed)
+
+
+def _renew_statistics(model: Any, steps: int) -> None:
+    """Let an epoch of ``steps`` batches renew the moving statistics of the batch normalisations that learn.
+
+    Keras' momentum of 0.99 forgets over hundreds of batches: on a small data set the statistics of the network before
+    training would still decide what it answers after.
+    """
+    import keras
+
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+            layer.momentum = min(layer.momentum, max(0.5, 1 - 5 / steps))
 
 
 def sources_measure(found: Dataset, probabilities: NDArray[np.float32]) -> dict[str, Any]:

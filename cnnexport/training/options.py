@@ -55,7 +55,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     # Without normalisation, Adam's usual rate of 1e-3 drives deep networks to constant outputs.
     "vgg": {"learning_rate": 1e-4},
     "resnet": {"augment": ("shift", "zoom", "rotate")},
-    "alexnet": {"learning_rate": 1e-4},
+    "alexnet": {"learning_rate": 1e-4, "batch_size": 32},
 }
 _PAPERS: dict[str, dict[str, Any]] = {
     # LeCun 1998, section III.B and C: 20 passes, stochastic gradient, a global rate that falls.
