@@ -1,6 +1,6 @@
 """The results table of ``benchmarks/README.md``: ``python -m benchmarks.table [FILE...]``.
 
-FILEs that ``pytest benchmarks/ --benchmark-json`` wrote in parts become ``benchmarks/results/latency.json``; the table
+FILEs that ``pytest benchmarks/ --benchmark-json`` wrote become ``benchmarks/results/latency.json``; the table
 is made from that file, and from ``coverage.json`` beside it, whether or not files are given.
 """
 
@@ -23,13 +23,14 @@ CUDA = ("lenet5", "resnet50", "vgg16")
 
 
 def merge(files: list[Path]) -> None:
-    """Join parts of one run, which must be of one machine, and keep them without white space."""
+    """Join results that were measured in parts on one machine, and keep them without white space."""
     parts = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     identities = [part["machine_info"]["cnnexport"]["identity"] for part in parts]
     if any(identity != identities[0] for identity in identities):
         raise SystemExit("the files are of different machines: measure all on one")
     whole: dict[str, Any] = {**parts[0], "benchmarks": [b for part in parts for b in part["benchmarks"]]}
     whole.pop("extra_info", None)
+    whole["parts"] = sorted(part["datetime"] for part in parts)
     write_whole(RESULTS, json.dumps(whole, separators=(",", ":")) + "\n")
 
 
@@ -43,7 +44,10 @@ def table() -> str:
     identity = ", ".join(f"{k} {v}" for k, v in found.identity.items() if v not in (None, []))
     versions = sorted({f"{k} {s[k]}" for r in rows for s in [r.info["session"]] for k in
                        ("onnxruntime", "openvino", "tensorflow") if k in s})
+    parts = json.loads(RESULTS.read_text(encoding="utf-8")).get("parts", [])
     lines = [
+        f"Measured in {len(parts)} parts, which ended at {', '.join(p[11:16] for p in parts)} UTC: compare rows of one "
+        "network rather than of two." if len(parts) > 1 else "",
         f"{found.datetime[:10]}, {identity}; {', '.join(versions)}. Untrained weights. Load average before and after "
         f"the rows {min(loads, default=0):.2f} .. {max(loads, default=0):.2f}.",
         "" if limit is None else

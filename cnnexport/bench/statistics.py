@@ -28,9 +28,11 @@ Seconds = NDArray[np.float64]
 PERCENTILES = (50, 90, 95, 99)
 CONFIDENCE = 0.95
 BETWEEN_RUNS = 0.01
-"""What two runs of the same command differ by although the sessions of each agree: clock rates, heat, neighbours.
+"""What two runs of one command may differ by although the sessions of each agree: clock rates, heat, neighbours.
 
-A run cannot see it in itself, so it is added, in quadrature, to half the width over sessions or blocks.
+A run cannot see it in itself, so it is added, in quadrature, to half the width over sessions or blocks. It is a floor
+that was chosen, not measured: where the host drifts by more (``benchmarks/results/coverage.json``), intervals are too
+narrow.
 """
 _BLOCKS = 10
 # Two-sided 95 % points of Student's t by degrees of freedom; beyond the table the normal's with a correction.
