@@ -1,7 +1,7 @@
 """From a Keras CNN to a proven ONNX deployment.
 
-``convert`` makes a bundle, ``build`` a Keras model of a registered architecture; both import Keras only
-when called.
+``build`` makes a Keras model of a registered architecture, ``train`` a run, ``convert`` a bundle; these import Keras
+only when called. ``predict`` and ``evaluate`` put a bundle to work without it.
 """
 
 from __future__ import annotations
@@ -9,21 +9,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "build", "convert"]
+__all__ = ["__version__", "build", "convert", "evaluate", "predict", "train"]
 
 if TYPE_CHECKING:
     from cnnexport.architectures import build as build
+    from cnnexport.evaluation import evaluate as evaluate
+    from cnnexport.evaluation import predict as predict
     from cnnexport.pipeline import convert as convert
+    from cnnexport.training import train as train
+
+_ROOMS = {"build": "architectures", "train": "training", "convert": "pipeline", "predict": "evaluation",
+          "evaluate": "evaluation"}
 
 
 def __getattr__(name: str) -> Any:
     # Resolved on first use, so that the command line starts without NumPy or the registry.
-    if name == "build":
-        from cnnexport.architectures import build
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'cnnexport' has no attribute '{name}'")
+    import importlib
 
-        return build
-    if name == "convert":
-        from cnnexport.pipeline import convert
-
-        return convert
-    raise AttributeError(f"module 'cnnexport' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"cnnexport.{_ROOMS[name]}"), name)

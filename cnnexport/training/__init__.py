@@ -222,7 +222,7 @@ def _train(
 
     say({"step": "measure"})
     probabilities = predictions(model, found.test, preparation, say)
-    measured = sources_measure(found, probabilities)
+    measured = _measured(found, probabilities)
     frozen_front = not chosen.augment and bool(spec.backbone)
     metrics = {
         "data": found.name, "split": "test", **measured,
@@ -251,7 +251,7 @@ def _renew_statistics(model: Any, steps: int) -> None:
             layer.momentum = min(layer.momentum, max(0.5, 1 - 5 / steps))
 
 
-def sources_measure(found: Dataset, probabilities: NDArray[np.float32]) -> dict[str, Any]:
+def _measured(found: Dataset, probabilities: NDArray[np.float32]) -> dict[str, Any]:
     """The measures of predictions of a data set's test images."""
     from cnnexport.training.measures import measure
 
