@@ -147,10 +147,10 @@ def _asked(
 
 
 def _begin(folder: Path, asked: dict[str, Any], *, force: bool) -> dict[str, Any]:
-    """The record of a run that begins, or that goes on. Raises UsageError where another one is under way."""
+    """The record of a run that begins, or that goes on. Raises UsageError where another one has finished epochs."""
     from cnnexport.bundle.manifest import versions
 
-    if runs.is_run(folder) and not force:
+    if runs.is_run(folder) and not force and (folder / runs.CHECKPOINT).is_file():
         record = runs.read(folder).record
         changed = [part for part in asked if record.get(part) != asked[part]]
         if changed:
