@@ -271,6 +271,7 @@ def _odd_network() -> object:
 
     from cnnexport.architectures.weights import randomise
 
+    keras.backend.clear_session()  # operations are numbered after those made before
     layers = keras.layers
     image = keras.Input((21, 17, 5))
     a = layers.SeparableConv2D(8, 3, padding="same", activation="relu", name="separable")(image)
