@@ -380,6 +380,7 @@ def test_mixed_precision_leaves_a_float32_model(cnnexport: Any) -> None:
     assert made.code == 0 and json.loads(made.out)["manifest"]["inputs"][0]["dtype"] == "float32"
 
 
+@pytest.mark.slow
 def test_batch_normalisation_learns_on_few_steps(cnnexport: Any) -> None:
     result = cnnexport("train", "alexnet-bn", "--input-shape", "32x32x3", "--limit", "400", "--epochs", "4", "-o", "r",
                        "--json")
