@@ -2,8 +2,9 @@
 
 ``pytest benchmarks/test_transfer.py`` writes ``benchmarks/results/transfer.md``. Both sides start from the same built
 model and the same 2,000 images in memory (those of mnist10k.npz where it is, else the digits), see them in the same
-order (another order moves the accuracy by many points on a random backbone), and end with a trained model; the course's loop is ``model.fit`` of the whole network, frozen backbone and all. The backbone is random: what it
-costs does not depend on its weights.
+order (another order moves the accuracy by many points on a random backbone), and end with a trained model. The course's
+loop is ``model.fit`` of the whole network, frozen backbone and all. The backbone is random: what it costs does not
+depend on its weights.
 """
 
 from __future__ import annotations
