@@ -18,7 +18,7 @@ from cnnexport.training.batches import Images, batches, order_of
 from cnnexport.training.options import Options
 
 _FEATURES = "features"
-_FRONT_BATCH = 128
+_FRONT_BATCH, _FRONT_BYTES = 256, 16 << 20
 _IN_MEMORY = 1 << 30
 """Bytes of features that are kept in memory; above it they are read from the file batch by batch."""
 
@@ -158,6 +158,7 @@ class Features:
 
     values: NDArray[np.float32]
     labels: Any
+    made: dict[int, Any] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -167,7 +168,11 @@ class Features:
         """A tf.data.Dataset of (features, labels) in ``order``."""
         import tensorflow as tf
 
-        shape = self.values.shape[1:]
+        if len(order) in self.made:  # one pipeline serves all epochs
+            places, data = self.made[len(order)]
+            places.assign(order)
+            return data
+        shape, places = self.values.shape[1:], tf.Variable(order)
         if self.values.nbytes <= _IN_MEMORY:
             held = tf.constant(self.values)
 
@@ -178,9 +183,14 @@ class Features:
                 read = tf.numpy_function(lambda places: self.values[places], [indices], tf.float32)
                 return tf.ensure_shape(read, (None, *shape))
 
-        return (tf.data.Dataset.from_tensor_slices(order).batch(size)
-                .map(lambda i: (take(i), tf.gather(self.labels, i)), num_parallel_calls=tf.data.AUTOTUNE)
-                .prefetch(tf.data.AUTOTUNE))
+        def one(numbers: Any) -> tuple[Any, Any]:
+            indices = tf.gather(places, numbers)
+            return take(indices), tf.gather(self.labels, indices)
+
+        data = tf.data.Dataset.range(len(order)).batch(size).map(one, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
+            tf.data.AUTOTUNE)
+        self.made[len(order)] = (places, data)
+        return data
 
 
 def _features(
@@ -214,12 +224,12 @@ def _compute(front: Any, images: Images, place: Path, say: Report) -> None:
     run = tf.function(lambda inputs: front(inputs, training=False),
                       input_signature=[tf.TensorSpec((None, *front.inputs[0].shape[1:]), tf.float32)])
     shape = (images.count, *front.output.shape[1:])
-    # Reserved first: a full disk is met as an error, not as a signal while the mapped pages are written.
+    size = max(1, min(_FRONT_BATCH, _FRONT_BYTES // (4 * int(np.prod(front.inputs[0].shape[1:])))))
     with open(place, "wb") as file:
         np.lib.format.write_array_header_2_0(
             file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         done = 0
-        for inputs, _ in batches(images, np.arange(images.count), _FRONT_BATCH):
+        for inputs, _ in batches(images, np.arange(images.count), size):
             values = np.asarray(run(inputs), np.float32)
             file.write(np.ascontiguousarray(values).data)
             done += len(values)
