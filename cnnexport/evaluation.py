@@ -46,14 +46,17 @@ class Classifier:
         found = []
         for first in range(0, len(images), size):
             part = images[first:first + size]
-            count = len(part)
-            if count < size:  # a file of a fixed batch takes no fewer
-                part = np.concatenate([part, np.repeat(part[-1:], size - count, axis=0)])
-            if self.channels_first:
-                part = part.transpose(0, 3, 1, 2)
-            fed = np.ascontiguousarray(part.astype(self.dtype, copy=False))
-            found.append(np.asarray(self.session.run(None, {self.input: fed})[0], np.float32)[:count])
+            found.append(np.asarray(self.session.run(None, self.feeds(part))[0], np.float32)[:len(part)])
         return np.concatenate(found)
+
+    def feeds(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """What a session is fed for up to ``batch`` images (N, height, width, channels)."""
+        missing = (self.batch or 0) - len(images)
+        if missing > 0:  # a file of a fixed batch takes no fewer
+            images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
+        if self.channels_first:
+            images = images.transpose(0, 3, 1, 2)
+        return {self.input: np.ascontiguousarray(images.astype(self.dtype, copy=False))}
 
 
 @dataclass(frozen=True)
@@ -250,13 +253,8 @@ def _proof(path: Path, opened: _Opened, part: Split, provider: str) -> dict[str,
     """The provider that ran the graph, from ONNX Runtime's own profile of one batch."""
     from cnnexport import runtime
 
-    size = opened.classifier.batch or 1
-    pixels = part.prepared(opened.preparation, 0, min(size, len(part)))
-    pixels = np.concatenate([pixels, np.repeat(pixels[-1:], size - len(pixels), axis=0)])
-    if opened.classifier.channels_first:
-        pixels = pixels.transpose(0, 3, 1, 2)
-    fed = {opened.classifier.input: np.ascontiguousarray(pixels.astype(opened.classifier.dtype))}
-    nodes = runtime.placement(path / "model.onnx", fed, provider)
+    pixels = part.prepared(opened.preparation, 0, opened.classifier.batch or 1)
+    nodes = runtime.placement(path / "model.onnx", opened.classifier.feeds(pixels), provider)
     asked = runtime.PROVIDERS[provider]
     if not nodes.get(asked):
         raise ProviderError(f"{asked} ran none of the graph's nodes; use --provider cpu")

@@ -149,6 +149,7 @@ def _asked(
 def _begin(folder: Path, asked: dict[str, Any], *, force: bool) -> dict[str, Any]:
     """The record of a run that begins, or that goes on. Raises UsageError where another one has finished epochs."""
     from cnnexport.bundle.manifest import versions
+    from cnnexport.training.loop import clear_features
 
     if runs.is_run(folder) and not force and (folder / runs.CHECKPOINT).is_file():
         record = runs.read(folder).record
@@ -160,7 +161,7 @@ def _begin(folder: Path, asked: dict[str, Any], *, force: bool) -> dict[str, Any
                              "ones to go on, --force to start anew, or another --output")
         return record
     runs.clear(folder)
-    _clear_features(folder)
+    clear_features(folder)
     record = {
         "schema_version": runs.SCHEMA_VERSION, "state": "running", **asked,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "versions": versions(),
@@ -168,12 +169,6 @@ def _begin(folder: Path, asked: dict[str, Any], *, force: bool) -> dict[str, Any
     }
     runs.write_json(folder / runs.RUN, record)
     return record
-
-
-def _clear_features(folder: Path) -> None:
-    from cnnexport.training.loop import clear_features
-
-    clear_features(folder)
 
 
 @contextlib.contextmanager
@@ -212,9 +207,6 @@ def _train(
     _renew_statistics(learner, -(-len(training) // chosen.batch_size))
     images = Images(training, preparation)
     held = None if validation is None else Images(validation, preparation)
-    resumed = loop.restore(folder).epoch
-    if resumed:
-        say({"resumed": resumed})
     state = loop.learn(learner, images, held, chosen, folder, say)
     del images, held
     if learner is not model:
@@ -235,7 +227,7 @@ def _train(
     }
     _finish(folder, model, found, probabilities, metrics, state.rows, record, began)
     loop.clear_features(folder)
-    return TrainedRun(folder, runs.read(folder).record, metrics, state.rows, resumed)
+    return TrainedRun(folder, runs.read(folder).record, metrics, state.rows, state.resumed)
 
 
 def _renew_statistics(model: Any, steps: int) -> None:

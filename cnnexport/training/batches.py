@@ -22,7 +22,7 @@ _CROP = 256 / 227
 class Images:
     """Images of a split for tf.data. What never changes is done once: arrays become tensors, files are decoded."""
 
-    def __init__(self, split: Split, preparation: Preparation, augment: tuple[str, ...] = ()) -> None:
+    def __init__(self, split: Split, preparation: Preparation) -> None:
         import tensorflow as tf
 
         self.preparation = preparation

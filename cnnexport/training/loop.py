@@ -35,13 +35,17 @@ class Phase:
 
 @dataclass
 class State:
-    """How far a run has come: epochs finished, their rows, seconds spent, and the arrays to go on with."""
+    """How far a run has come: epochs finished, their rows, seconds spent, and the arrays to go on with.
+
+    ``resumed`` is the number of epochs that were finished before this session.
+    """
 
     epoch: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     stopped: list[str] = field(default_factory=list)
     arrays: list[NDArray[Any]] | None = None
+    resumed: int = 0
 
 
 Report = Callable[[dict[str, Any]], None]
@@ -64,6 +68,9 @@ def learn(
     Raises OutputError where ``folder`` cannot be written; the state before is intact then.
     """
     state = restore(folder)
+    state.resumed = state.epoch
+    if state.resumed:
+        say({"resumed": state.resumed})
     start = 0
     for phase in phases(options):
         end = start + phase.epochs

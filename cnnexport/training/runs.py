@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnnexport.bundle import sha256
+from cnnexport import bundle
 from cnnexport.errors import InputError, OutputError, UsageError
 
 RUN = "run.json"
@@ -69,7 +69,7 @@ def finished(path: Path) -> Run:
         file = path / name
         if not file.is_file():
             raise InputError(f"{path} has no {name}; train again")
-        if sha256(file) != run.record["files"].get(name):
+        if bundle.sha256(file) != run.record["files"].get(name):
             raise InputError(f"{file} was altered after the run measured it; train again")
     return run
 
@@ -136,8 +136,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON with two spaces of indentation in one step."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """As ``bundle.write_json``, in one step."""
+    with replacing(path) as place:
+        bundle.write_json(place, value)
 
 
 def history_csv(rows: list[dict[str, Any]]) -> str:
