@@ -9,6 +9,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +79,8 @@ def test_audit_accepts_what_is_explained() -> None:
     assert audit(more) == []
 
 
-def _model_agrees(spec: Architecture) -> None:
-    """Keras model, layer table and ONNX graph have the figures of the registry, row by row where both tell."""
-    from cnnexport.conversion import convert_model
-    from cnnexport.conversion.write import skeleton
-    from cnnexport.inspection import count_macs
-
+def _model_agrees(spec: Architecture) -> Any:
+    """Keras model and layer table have the figures of the registry, row by row; the model, which is alive."""
     model = architectures.build(spec.name, logits=True)
     assert model.count_params() == spec.parameters
     assert tuple(model.input_shape[1:]) == spec.input_shape and model.output_shape == (None, spec.classes)
@@ -95,14 +95,10 @@ def _model_agrees(spec: Architecture) -> None:
     else:
         assert printed == [(r.output, r.macs) for r in rows if r.macs]
 
-    graph = convert_model(model, output_names=["logits"]).model
-    assert count_macs(skeleton(graph))[0] == spec.macs
-    floats = [v for v in graph.graph.initializers.values() if v.dtype is not None and v.dtype.is_floating_point()]
-    assert sum(math.prod(v.shape.numpy()) for v in floats) == spec.parameters - spec.folded
-
     low, high = spec.preprocessing.value_range if spec.preprocessing else (-1.0, 1.0)
     x = np.random.default_rng(1).uniform(low, high, (3, *spec.input_shape)).astype(np.float32)
     _alive(model, x)
+    return model
 
 
 def _alive(model: Any, x: np.ndarray) -> None:
@@ -121,13 +117,22 @@ SMALL = ["lenet5", "lenet5-same", "vgg16-transfer", "resnet18", "resnet50-transf
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_model_agrees(name: str) -> None:
-    _model_agrees(SPECS[name])
+def test_model_and_graph_agree(name: str) -> None:
+    from cnnexport.conversion import convert_model
+    from cnnexport.conversion.write import skeleton
+    from cnnexport.inspection import count_macs
+
+    spec = SPECS[name]
+    graph = convert_model(_model_agrees(spec), output_names=["logits"]).model
+    assert count_macs(skeleton(graph))[0] == spec.macs
+    floats = [v for v in graph.graph.initializers.values() if v.dtype is not None and v.dtype.is_floating_point()]
+    assert sum(math.prod(v.shape.numpy()) for v in floats) == spec.parameters - spec.folded
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in SPECS if n not in SMALL])
 def test_large_model_agrees(name: str) -> None:
+    """Its ONNX file has the same figures: ``test_converts_at_its_own_size``."""
     _model_agrees(SPECS[name])
 
 
@@ -155,26 +160,35 @@ def test_converts_at_another_size(name: str, cnnexport: Any) -> None:
     assert made["manifest"]["outputs"][0]["layout"] == "NCHW"
 
 
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
+    """What ``convert --all`` publishes, and how it ended."""
+    folder = tmp_path_factory.mktemp("everything")
+    command = [sys.executable, "-c", "from cnnexport.cli import main; main()", "convert", "--all", "-o", str(folder)]
+    yield folder, subprocess.run(command, capture_output=True, text=True)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_all_at_once(everything: tuple[Path, Any]) -> None:
+    folder, result = everything
+    assert result.returncode == 0 and result.stderr == ""
+    for name in SPECS:
+        assert (folder / name / "manifest.json").is_file()
+        assert any(line.split()[:2] == [name, "passed"] for line in result.stdout.splitlines())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SPECS)
-def test_converts_at_its_own_size(name: str, cnnexport: Any) -> None:
-    spec = SPECS[name]
-    manifest = _convert(cnnexport, name)["manifest"]
+def test_converts_at_its_own_size(name: str, everything: tuple[Path, Any], cnnexport: Any) -> None:
+    """With the top, in the course of ``convert --all``; and without it."""
+    spec, path = SPECS[name], everything[0] / name
+    manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     assert (manifest["parameters"], manifest["macs"]) == (spec.parameters, spec.macs)
     assert manifest["outputs"][0]["shape"] == ["batch", spec.classes]
+    assert json.loads((path / "parity.json").read_text(encoding="utf-8"))["passed"]
     # ONNX Runtime sees what the registry says.
-    facts = json.loads(cnnexport("inspect", "out", "--json").out)
+    facts = json.loads(cnnexport("inspect", path, "--json").out)
     assert (facts["parameters"], facts["macs"]) == (spec.parameters - spec.folded, spec.macs)
     pooled = _convert(cnnexport, name, "--no-top", "--pooling", "avg")["manifest"]
     assert len(pooled["outputs"][0]["shape"]) == 2
-    if spec.classes != 10:
-        assert _convert(cnnexport, name, "--classes", 10)["manifest"]["outputs"][0]["shape"] == ["batch", 10]
-
-
-@pytest.mark.slow
-def test_all_at_once(cnnexport: Any) -> None:
-    result = cnnexport("convert", "--all", "-o", "all")
-    assert result.code == 0 and result.err == ""
-    for name in SPECS:
-        assert (Path("all") / name / "manifest.json").is_file()
-        assert any(line.split()[:2] == [name, "passed"] for line in result.out.splitlines())

@@ -49,6 +49,21 @@ def test_sessions_that_differ_widen_the_interval() -> None:
     assert held >= 182 > narrow
 
 
+def test_a_drifting_host_does_not_narrow_the_interval() -> None:
+    """Sessions of one run lie close in time, so that they agree more than those of two runs of the command."""
+    rng = np.random.default_rng(2)
+    held = shrunk = 0
+    for _ in range(200):
+        drift = rng.normal(0, 0.2)
+        medians = [10 + (drift := 0.8 * drift + rng.normal(0, 0.12)) for _ in range(12)]
+        found = statistics.percentile([rng.normal(median, 0.01, 100) for median in medians], 50)
+        assert found.low is not None and found.high is not None and found.value is not None
+        held += found.low <= 10 <= found.high
+        mean = statistics.t_point(11) * float(np.std(medians, ddof=1)) / math.sqrt(12)
+        shrunk += abs(found.value - 10) <= mean
+    assert held >= 182 > 150 > shrunk
+
+
 def test_outliers_are_counted_and_kept() -> None:
     runs = np.array([1.0, 1.1, 0.9, 1.05, 0.95, 9.0])
     assert statistics.outliers(runs)["above"] == 1 and statistics.outliers(runs)["largest_s"] == 9.0

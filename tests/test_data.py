@@ -38,11 +38,11 @@ def test_formula_is_keras_applications_own() -> None:
 @pytest.mark.parametrize("stored", [(5, 12, 10), (5, 12, 10, 1), (5, 12, 10, 3)])
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])
 def test_tf_data_feeds_what_a_consumer_prepares(stored: tuple[int, ...], channels: int, kind: Any) -> None:
-    from cnnexport.training.batches import Images, batches
+    from cnnexport.training.batches import Images
 
     split = data.Split(_RNG.integers(0, 16, stored).astype(kind), np.arange(5), 255 / 16)
     preparation = data.Preparation(16, 8, channels, CAFFE if channels == 3 else _GREY)
-    (fed, labels), = batches(Images(split, preparation), np.asarray([3, 0, 4]), 8)
+    (fed, labels), = Images(split, preparation).batches(np.asarray([[3, 0, 4]]), 8)
     np.testing.assert_allclose(fed, split.prepared(preparation, 0, 5)[[3, 0, 4]], rtol=1e-6, atol=1e-4)
     assert list(labels) == [3, 0, 4]
 

@@ -260,7 +260,7 @@ def test_cached_features_give_what_the_courses_loop_gives(tmp_path: Path) -> Non
                    loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     for epoch in range(3):
         order = loop.order_of(images.count, chosen.seed, epoch)
-        theirs.fit(loop.batches(images, order, 32), epochs=epoch + 1, initial_epoch=epoch, verbose=0)
+        theirs.fit(images.batches(order[None], 32), epochs=epoch + 1, initial_epoch=epoch, verbose=0)
     moved = 0
     for layer, start, one, other in zip(ours.weights, before, ours.get_weights(), theirs.get_weights()):
         np.testing.assert_allclose(one, other, atol=2e-5, err_msg=layer.path)

@@ -1,16 +1,19 @@
 """What timings say: quantiles with intervals, and how many runs a quantile needs.
 
-Runs of one session resemble each other more than runs of another (where its memory lies, what the scheduler did), so
-an interval from pooled runs alone is too narrow between runs of the benchmark. Each interval here is the widest of
+Runs of one session resemble each other more than runs of another (where its memory lies, what the scheduler did), and
+sessions of one minute more than those of the next (what else the host runs, heat), so that neither many runs nor many
+sessions make a figure as certain as their number suggests. Each interval here is the widest of
 
 - the order statistics' (binomial), which needs no assumption but independent runs;
-- Student's t over the quantiles of sessions, each a process of its own;
-- Student's t over the quantiles of blocks of consecutive runs, where there are fewer than three sessions;
+- Student's prediction interval over the quantiles of sessions, each a process of its own: where that of one more session
+  would lie. An interval for the mean would take sessions as independent and shrink with their number; a repeated command
+  would miss it one time in three or more (``benchmarks/results/coverage.json`` counts how often this one is missed);
+- the same over blocks of consecutive runs, where there are fewer than three sessions;
 
-and what separates two runs of the same command (``BETWEEN_RUNS``) is added to the latter two.
+and ``BETWEEN_RUNS`` is added to the latter two.
 
-Sources: David and Nagaraja, Order Statistics (2003), 7.1; Georges, Buytaert and Eeckhout, OOPSLA 2007, on several
-invocations.
+Sources: David and Nagaraja, Order Statistics (2003), 7.1; Hahn and Meeker, Statistical Intervals (1991), 4.7; Georges,
+Buytaert and Eeckhout, OOPSLA 2007, on several invocations.
 """
 
 from __future__ import annotations
@@ -28,11 +31,9 @@ Seconds = NDArray[np.float64]
 PERCENTILES = (50, 90, 95, 99)
 CONFIDENCE = 0.95
 BETWEEN_RUNS = 0.01
-"""What two runs of one command may differ by although the sessions of each agree: clock rates, heat, neighbours.
+"""What two runs of one command may differ by although the sessions of each agree.
 
-A run cannot see it in itself, so it is added, in quadrature, to half the width over sessions or blocks. It is a floor
-that was chosen, not measured: where the host drifts by more (``benchmarks/results/coverage.json``), intervals are too
-narrow.
+A run cannot see it in itself, so it is added, in quadrature. It is a floor that was chosen, not measured.
 """
 _BLOCKS = 10
 # Two-sided 95 % points of Student's t by degrees of freedom; beyond the table the normal's with a correction.
@@ -90,32 +91,33 @@ def percentile(sessions: Sequence[Seconds], percent: float) -> Estimate:
 
 
 def mean_of(values: Sequence[float]) -> Estimate:
-    """The mean of one figure a session, and Student's interval; no interval from a single one."""
+    """The mean of one figure a session, and its interval; no interval from a single one."""
     if not values:
         return Estimate(None, None, None, 2)
     mean = float(np.mean(values))
     if len(values) < 2:
         return Estimate(mean, None, None, 2)
-    half = math.hypot(_t_half(values), BETWEEN_RUNS * mean)
+    half = math.hypot(_predicted(values), BETWEEN_RUNS * mean)
     return Estimate(mean, max(mean - half, 0.0), mean + half)
 
 
 def _spread(sessions: Sequence[Seconds], percent: float) -> float:
-    """Half the width of Student's interval over sessions, or over blocks of time where sessions are few."""
+    """Half the width of the interval over sessions, or over blocks of time where sessions are few."""
     groups: list[Seconds] = list(sessions)
     if len(groups) < 3:
         blocks = [b for s in sessions for b in np.array_split(s, min(_BLOCKS, max(len(s) // 5, 1)))]
-        over_blocks = _t_half([float(np.percentile(b, percent)) for b in blocks if len(b)])
+        over_blocks = _predicted([float(np.percentile(b, percent)) for b in blocks if len(b)])
     else:
         over_blocks = 0.0
-    over_sessions = _t_half([float(np.percentile(s, percent)) for s in groups])
+    over_sessions = _predicted([float(np.percentile(s, percent)) for s in groups])
     return max(over_blocks, over_sessions)
 
 
-def _t_half(values: Sequence[float]) -> float:
+def _predicted(values: Sequence[float]) -> float:
+    """Half the width of the interval in which one more of ``values`` would lie."""
     if len(values) < 2:
         return 0.0
-    return t_point(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return t_point(len(values) - 1) * float(np.std(values, ddof=1)) * math.sqrt(1 + 1 / len(values))
 
 
 def _order_interval(ordered: Seconds, share: float) -> tuple[float, float]:

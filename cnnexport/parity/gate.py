@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 LAYER_BYTES = 1 << 30
 """Layer outputs kept for one comparison at conversion; what is above waits for ``verify --layers``."""
 
-PART_MACS = 8_000_000_000
-"""Multiply-adds of a part of a batch that Keras runs at a time: it bounds the memory of the layers' outputs."""
-
 STREAM_BYTES = 128 << 20
 """Layer outputs of each side held at a time by ``stream_layers``."""
 
@@ -126,10 +123,9 @@ def reference(
         if index == 0:
             ran = live.run(model, found, case.inputs, layers=layers, limit=LAYER_BYTES if keep_layers else 0)
             calls = ran.calls
-        elif batch is None and macs:
-            ran = live.run_in_parts(model, found, case.inputs, max(1, PART_MACS // macs))
+            ask = live.traced(model, found, case.inputs, fixed=batch is not None)
         else:
-            ran = live.run(model, found, case.inputs)
+            ran = ask(case.inputs)
         made.append(Reference(case, ran.outputs, ran.logits))
     if layers:
         effects = sensitivity.effects(model, found, made[0].case.inputs, seed=seed)

@@ -75,24 +75,60 @@ def run(
     return Run([np.ascontiguousarray(to_numpy(r)) for r in results], before, calls)
 
 
-def run_in_parts(model: Any, heads: Sequence[Any], arrays: Sequence[Array], rows: int) -> Run:
-    """As ``run``, at most ``rows`` rows at a time: Keras holds every layer's output until a run ends.
+def traced(model: Any, heads: Sequence[Any], like: Sequence[Array], *, fixed: bool) -> Callable[[Sequence[Array]], Run]:
+    """``run`` as one TensorFlow graph, for arrays of the shapes of ``like`` and, unless ``fixed``, any batch.
 
-    A model whose outputs are not one for each row runs in one piece.
+    A graph gives the memory of a layer's output back once it was read, and takes no time between layers. It is not
+    optimised: it computes what Keras does step by step, bit for bit. A model that no graph can be made of (for any
+    batch) runs as by ``run``.
     """
-    batch = len(arrays[0]) if arrays else 0
-    if rows >= batch:
-        return run(model, heads, arrays)
-    parts: list[Run] = []
-    for start in range(0, batch, rows):
-        part = run(model, heads, [a[start:start + rows] for a in arrays])
-        size = min(rows, batch - start)
-        if any(x is not None and (not x.ndim or len(x) != size) for x in (*part.outputs, *part.logits)):
-            return run(model, heads, arrays)
-        parts.append(part)
-    before = [None if any(p.logits[i] is None for p in parts) else np.concatenate([p.logits[i] for p in parts])
-              for i in range(len(parts[0].logits))]
-    return Run([np.concatenate([p.outputs[i] for p in parts]) for i in range(len(parts[0].outputs))], before)
+    import keras
+    import tensorflow as tf
+
+    from cnnexport import heads as endings
+
+    structure = getattr(model, "input", None)
+    single = len(like) == 1 and not isinstance(structure, (dict, list, tuple))
+
+    def function(*fed: Any) -> Any:
+        with endings.recording(heads) as records:
+            results = keras.tree.flatten(
+                model(fed[0] if single else keras.tree.pack_sequence_as(structure, list(fed)), training=False))
+        before = [next((x for x, y in records if y is result), None) if head is not None else None
+                  for result, head in zip(results, heads or [None] * len(results))]
+        return results, before
+
+    specs = []
+    for array in like:
+        tensor = keras.ops.convert_to_tensor(array[:1])
+        specs.append(tf.TensorSpec((len(array) if fixed else None, *tensor.shape[1:]), tensor.dtype))
+    try:
+        with _unoptimised():
+            graph = tf.function(function, autograph=False).get_concrete_function(*specs)
+    except Exception:  # whatever the model's own code raises
+        return lambda arrays: run(model, heads, arrays)
+
+    def answer(arrays: Sequence[Array]) -> Run:
+        with _unoptimised():
+            results, before = graph(*(keras.ops.convert_to_tensor(a) for a in arrays))
+            return Run([np.ascontiguousarray(to_numpy(r)) for r in results],
+                       [None if b is None else to_numpy(b) for b in before])
+
+    return answer
+
+
+@contextmanager
+def _unoptimised() -> Iterator[None]:
+    """Leave graphs as they were traced while the block runs: TensorFlow's optimiser takes its time, and rounds."""
+    import tensorflow as tf
+
+    options = tf.config.optimizer
+    before = options.get_experimental_options().get("disable_meta_optimizer", False)
+    options.set_experimental_options({"disable_meta_optimizer": True})
+    try:
+        yield
+    finally:
+        options.set_experimental_options({"disable_meta_optimizer": before})
 
 
 def to_numpy(tensor: Any) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -65,36 +66,48 @@ class Images:
         return tf.reduce_sum(pixels * np.asarray(LUMA, np.float32), axis=-1, keepdims=True)
 
 
-def batches(
-    images: Images,
-    order: NDArray[np.int64],
-    size: int,
-    *,
-    augment: tuple[str, ...] = (),
-    seed: tuple[int, int] = (0, 0),
-) -> Any:
-    """A tf.data.Dataset of (input, labels) for the images in ``order``.
+    def batches(
+        self, orders: NDArray[np.int64], size: int, *, augment: tuple[str, ...] = (), seed: int = 0, first: int = 0
+    ) -> Any:
+        """A ``stream`` of (input, labels).
 
-    ``augment`` is drawn by ``seed`` and the place in ``order`` alone, so that a run that goes on draws what it would
-    have drawn.
+        ``augment`` is drawn by ``seed``, the epoch and the place in its order alone, so that a run that goes on draws
+        what it would have drawn.
+        """
+        import tensorflow as tf
+
+        recipe = self.preparation.recipe
+
+        def ready(indices: Any, epoch: Any, place: Any) -> tuple[Any, Any]:
+            pixels = self.some(indices)
+            if augment:
+                pixels = augmented(pixels, augment, (seed * 1_000_003 + epoch, place))
+            if recipe.color_order == "BGR":
+                pixels = pixels[..., ::-1]
+            values = pixels * np.float32(recipe.scale) - np.asarray(recipe.mean, np.float32)
+            if recipe.std:
+                values /= np.asarray(recipe.std, np.float32)
+            return values, tf.gather(self.labels, indices)
+
+        return stream(ready, orders, size, first)
+
+
+def stream(ready: Callable[[Any, Any, Any], Any], orders: NDArray[np.int64], size: int, first: int = 0) -> Any:
+    """A tf.data.Dataset of ``ready(indices, epoch, place)``: batches of ``size``, one epoch after another.
+
+    ``orders`` (epochs, N) holds the indices of each epoch, the first of which has the number ``first``; ``place`` is
+    that of a batch's first index. Nothing in it changes while it runs, so that it may run ahead of the training even
+    where TensorFlow must be deterministic.
     """
     import tensorflow as tf
 
-    recipe = images.preparation.recipe
+    count = orders.shape[1]
 
-    def ready(indices: Any, places: Any) -> tuple[Any, Any]:
-        pixels = images.some(indices)
-        if augment:
-            pixels = augmented(pixels, augment, (seed[0] * 1_000_003 + seed[1], places[0]))
-        if recipe.color_order == "BGR":
-            pixels = pixels[..., ::-1]
-        values = pixels * np.float32(recipe.scale) - np.asarray(recipe.mean, np.float32)
-        if recipe.std:
-            values /= np.asarray(recipe.std, np.float32)
-        return values, tf.gather(images.labels, indices)
+    def epoch_of(order: Any, epoch: Any) -> Any:
+        return tf.data.Dataset.range(0, count, size).map(lambda place: (order[place:place + size], epoch, place))
 
-    places = np.arange(len(order), dtype=np.int64)
-    return (tf.data.Dataset.from_tensor_slices((order, places)).batch(size)
+    epochs = np.arange(first, first + len(orders), dtype=np.int64)
+    return (tf.data.Dataset.from_tensor_slices((orders, epochs)).flat_map(epoch_of)
             .map(ready, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE))
 
 
@@ -109,7 +122,7 @@ def augmented(pixels: Any, kinds: tuple[str, ...], seed: tuple[Any, Any]) -> Any
     height, width = pixels.shape[1:3]
 
     def draw(number: int, low: float, high: float) -> Any:
-        key = tf.stack([tf.constant(seed[0], tf.int64) + 7 * number, tf.cast(seed[1], tf.int64)])
+        key = tf.stack([tf.cast(seed[0], tf.int64) + 7 * number, tf.cast(seed[1], tf.int64)])
         return tf.random.stateless_uniform([count], key, low, high)
 
     zero = tf.zeros([count])

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from cnnexport.errors import InputError, OutputError
 from cnnexport.training import frozen, runs
-from cnnexport.training.batches import Images, batches, order_of
+from cnnexport.training.batches import Images, order_of, stream
 from cnnexport.training.options import Options
 
 _FEATURES = "features"
 _FRONT_BATCH, _FRONT_BYTES = 256, 16 << 20
+_TELL_SECONDS = 0.1
 _IN_MEMORY = 1 << 30
 """Bytes of features that are kept in memory; above it they are read from the file batch by batch."""
 
@@ -115,26 +116,30 @@ def _phase(
         put(part, part.optimizer, state.arrays)
     learned, held = (training, validation) if front is None else _features(
         front, training, validation, options, phase, folder, state, say)
-    checked = None if held is None else _of(held, np.arange(held.count), options)
-    weights = _class_weights(np.asarray(training.labels)) if options.class_weights == "balanced" else None
     best = _best(state, start)
-    for epoch in range(state.epoch, start + phase.epochs):
-        began = time.perf_counter()
-        order = order_of(training.count, options.seed, epoch)
-        data = _of(learned, order, options, augment=options.augment, epoch=epoch)
-        callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs, epoch=epoch: say({
-            "epoch": epoch + 1, "batch": batch + 1, "batches": steps, **{k: float(v) for k, v in logs.items()}}))
-        logs = part.fit(data, initial_epoch=epoch, epochs=epoch + 1, verbose=0, callbacks=[callback],
-                        validation_data=checked, class_weight=weights).history
+    began = told = time.perf_counter()
+
+    def batch_ends(batch: int, logs: dict[str, Any]) -> None:
+        nonlocal told
+        # Reading the measures takes longer than a step of a small network.
+        if (now := time.perf_counter()) - told >= _TELL_SECONDS:
+            told = now
+            say({"epoch": state.epoch + 1, "batch": batch + 1, "batches": steps,
+                 **{k: float(v) for k, v in logs.items()}})
+
+    def epoch_ends(epoch: int, logs: dict[str, Any]) -> None:
+        nonlocal best, began
         row: dict[str, Any] = {
-            "epoch": epoch + 1, "phase": phase.name, **{k: round(float(v[-1]), 6) for k, v in logs.items()},
+            "epoch": epoch + 1, "phase": phase.name, **{k: round(float(v), 6) for k, v in logs.items()},
             "learning_rate": float(np.asarray(part.optimizer.learning_rate))}
         if not np.isfinite(row["loss"]):
             raise InputError(f"the loss is no number after epoch {epoch + 1}: the training diverged; give a smaller "
                              f"--learning-rate than {phase.learning_rate:g} (with --force), or a smaller --batch-size")
+        now = time.perf_counter()
+        began, seconds = now, now - began
         state.rows.append(row)
         state.epoch = epoch + 1
-        state.seconds[phase.name] = state.seconds.get(phase.name, 0.0) + time.perf_counter() - began
+        state.seconds[phase.name] = state.seconds.get(phase.name, 0.0) + seconds
         state.arrays = arrays(part, part.optimizer)
         if options.early_stopping:
             if best is None or row["val_loss"] < best[1]:
@@ -142,21 +147,22 @@ def _phase(
                 _write(folder / runs.BEST, {}, state.arrays[:len(variables(part))])
             elif epoch - best[0] >= options.early_stopping:
                 state.stopped.append(phase.name)
+                part.stop_training = True
         checkpoint(folder, state)
-        say({**row, "seconds": time.perf_counter() - began})
-        if phase.name in state.stopped:
-            break
+        say({**row, "seconds": seconds})
+
+    epochs = range(state.epoch, start + phase.epochs)
+    orders = np.stack([order_of(training.count, options.seed, epoch) for epoch in epochs])
+    part.fit(
+        learned.batches(orders, options.batch_size, augment=options.augment, seed=options.seed, first=epochs.start),
+        initial_epoch=epochs.start, epochs=epochs.stop, steps_per_epoch=steps, verbose=0,
+        validation_data=None if held is None else held.batches(np.arange(held.count)[None], options.batch_size),
+        class_weight=_class_weights(np.asarray(training.labels)) if options.class_weights == "balanced" else None,
+        callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=batch_ends, on_epoch_end=epoch_ends)])
     _restore_best(part, folder, options)
     state.epoch, state.arrays = start + phase.epochs, arrays(part, None)
     checkpoint(folder, state)
     (folder / runs.BEST).unlink(missing_ok=True)
-
-
-def _of(images: Any, order: NDArray[np.int64], options: Options, *, augment: tuple[str, ...] = (),
-        epoch: int = 0) -> Any:
-    if isinstance(images, Features):
-        return images.batches(order, options.batch_size)
-    return batches(images, order, options.batch_size, augment=augment, seed=(options.seed, epoch))
 
 
 @dataclass(frozen=True)
@@ -165,21 +171,17 @@ class Features:
 
     values: NDArray[np.float32]
     labels: Any
-    made: dict[int, Any] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
         return len(self.values)
 
-    def batches(self, order: NDArray[np.int64], size: int) -> Any:
-        """A tf.data.Dataset of (features, labels) in ``order``."""
+    def batches(
+        self, orders: NDArray[np.int64], size: int, *, augment: tuple[str, ...] = (), seed: int = 0, first: int = 0
+    ) -> Any:
+        """A ``stream`` of (features, labels), as ``Images.batches``; there is nothing to augment."""
         import tensorflow as tf
 
-        if len(order) in self.made:  # one pipeline serves all epochs
-            places, data = self.made[len(order)]
-            places.assign(order)
-            return data
-        shape, places = self.values.shape[1:], tf.Variable(order)
         if self.values.nbytes <= _IN_MEMORY:
             held = tf.constant(self.values)
 
@@ -188,16 +190,10 @@ class Features:
         else:
             def take(indices: Any) -> Any:
                 read = tf.numpy_function(lambda places: self.values[places], [indices], tf.float32)
-                return tf.ensure_shape(read, (None, *shape))
+                return tf.ensure_shape(read, (None, *self.values.shape[1:]))
 
-        def one(numbers: Any) -> tuple[Any, Any]:
-            indices = tf.gather(places, numbers)
-            return take(indices), tf.gather(self.labels, indices)
-
-        data = tf.data.Dataset.range(len(order)).batch(size).map(one, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
-            tf.data.AUTOTUNE)
-        self.made[len(order)] = (places, data)
-        return data
+        return stream(lambda indices, epoch, place: (take(indices), tf.gather(self.labels, indices)), orders, size,
+                      first)
 
 
 def _features(
@@ -236,7 +232,7 @@ def _compute(front: Any, images: Images, place: Path, say: Report) -> None:
         np.lib.format.write_array_header_2_0(
             file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         done = 0
-        for inputs, _ in batches(images, np.arange(images.count), size):
+        for inputs, _ in images.batches(np.arange(images.count)[None], size):
             values = np.asarray(run(inputs), np.float32)
             file.write(np.ascontiguousarray(values).data)
             done += len(values)
