@@ -5,9 +5,10 @@ sessions of one minute more than those of the next (what else the host runs, hea
 sessions make a figure as certain as their number suggests. Each interval here is the widest of
 
 - the order statistics' (binomial), which needs no assumption but independent runs;
-- Student's prediction interval over the quantiles of sessions, each a process of its own: where that of one more session
-  would lie. An interval for the mean would take sessions as independent and shrink with their number; a repeated command
-  would miss it one time in three or more (``benchmarks/results/coverage.json`` counts how often this one is missed);
+- Student's prediction interval over the quantiles of sessions, each a process of its own: where that of one more
+  session would lie. An interval for the mean would take sessions as independent and shrink with their number; a
+  repeated command would miss it one time in three or more (``benchmarks/results/coverage.json`` counts how often it
+  misses this one);
 - the same over blocks of consecutive runs, where there are fewer than three sessions;
 
 and ``BETWEEN_RUNS`` is added to the latter two.

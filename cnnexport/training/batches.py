@@ -102,13 +102,15 @@ def stream(ready: Callable[[Any, Any, Any], Any], orders: NDArray[np.int64], siz
     import tensorflow as tf
 
     count = orders.shape[1]
+    plain = tf.autograph.experimental.do_not_convert  # there is no Python to translate, which takes a second
 
     def epoch_of(order: Any, epoch: Any) -> Any:
-        return tf.data.Dataset.range(0, count, size).map(lambda place: (order[place:place + size], epoch, place))
+        return tf.data.Dataset.range(0, count, size).map(plain(lambda place: (order[place:place + size], epoch, place)))
 
     epochs = np.arange(first, first + len(orders), dtype=np.int64)
-    return (tf.data.Dataset.from_tensor_slices((orders, epochs)).flat_map(epoch_of)
-            .map(ready, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE))
+    known = tf.data.experimental.assert_cardinality(len(orders) * -(-count // size))
+    return (tf.data.Dataset.from_tensor_slices((orders, epochs)).flat_map(plain(epoch_of)).apply(known)
+            .map(plain(ready), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE))
 
 
 def augmented(pixels: Any, kinds: tuple[str, ...], seed: tuple[Any, Any]) -> Any:

@@ -155,7 +155,7 @@ def _phase(
     orders = np.stack([order_of(training.count, options.seed, epoch) for epoch in epochs])
     part.fit(
         learned.batches(orders, options.batch_size, augment=options.augment, seed=options.seed, first=epochs.start),
-        initial_epoch=epochs.start, epochs=epochs.stop, steps_per_epoch=steps, verbose=0,
+        initial_epoch=epochs.start, epochs=epochs.stop, steps_per_epoch=steps, shuffle=False, verbose=0,
         validation_data=None if held is None else held.batches(np.arange(held.count)[None], options.batch_size),
         class_weight=_class_weights(np.asarray(training.labels)) if options.class_weights == "balanced" else None,
         callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=batch_ends, on_epoch_end=epoch_ends)])
@@ -207,24 +207,35 @@ def _features(
             found.append(None)
             continue
         path = folder / f"{_FEATURES}-{phase.name}-{kind}.npy"
-        if not path.is_file():
+        shape = (images.count, *front.output.shape[1:])
+        values = _cached(path, shape)
+        if values is None:
             began = time.perf_counter()
-            with runs.replacing(path) as place:
+            with runs.replacing(path, durable=False) as place:
                 _compute(front, images, place, say)
             state.seconds["features"] = state.seconds.get("features", 0.0) + time.perf_counter() - began
-        values = np.load(path, mmap_mode="r")
-        if values.shape != (images.count, *front.output.shape[1:]):
-            raise OutputError(f"{path} is not of this run; remove it and give the command again")
+            values = _cached(path, shape)
+        if values is None:
+            raise OutputError(f"{path} cannot be read back; free some space and give the command again")
         found.append(Features(np.asarray(values) if values.nbytes <= _IN_MEMORY else values, images.labels))
     assert found[0] is not None
     return found[0], found[1]
+
+
+def _cached(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+    """The features in a file; None where it holds no such ones, or not all that its header tells of."""
+    try:
+        values: NDArray[np.float32] = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+    return values if values.shape == shape else None
 
 
 def _compute(front: Any, images: Images, place: Path, say: Report) -> None:
     import tensorflow as tf
 
     # One trace for all batches, also for the last, which is smaller.
-    run = tf.function(lambda inputs: front(inputs, training=False),
+    run = tf.function(lambda inputs: front(inputs, training=False), autograph=False,
                       input_signature=[tf.TensorSpec((None, *front.inputs[0].shape[1:]), tf.float32)])
     shape = (images.count, *front.output.shape[1:])
     size = max(1, min(_FRONT_BATCH, _FRONT_BYTES // (4 * int(np.prod(front.inputs[0].shape[1:])))))

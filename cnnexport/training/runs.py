@@ -116,14 +116,18 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A place beside ``path`` to write to; it takes the place of ``path`` at the end of the block, in one step."""
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A place beside ``path`` to write to; it takes the place of ``path`` at the end of the block, in one step.
+
+    What is not ``durable`` outlives the process and perhaps not the machine, and nobody waits for the disk.
+    """
     partial = path.with_name(f".{path.stem}{_PARTIAL}-{os.getpid()}{path.suffix}")
     with writing(path):
         try:
             yield partial
-            with open(partial, "rb+") as file:
-                os.fsync(file.fileno())
+            if durable:
+                with open(partial, "rb+") as file:
+                    os.fsync(file.fileno())
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
