@@ -58,15 +58,18 @@ def test_transfer(name: str, benchmark: Any) -> None:
 
     def ours() -> Any:
         with tempfile.TemporaryDirectory() as folder:
-            loop.learn(model, Images(found.train, preparation), None, options, Path(folder), lambda event: None)
+            state = loop.learn(model, Images(found.train, preparation), None, options, Path(folder), lambda event: None)
+            steps.update(state.seconds)
 
+    steps: dict[str, float] = {}
     model = architectures.build(name)
     with training._deterministic(0):
         start = time.perf_counter()
         benchmark.pedantic(ours, rounds=1)
         mine = time.perf_counter() - start
     own = _accuracy(model, held, held_labels)
-    benchmark.extra_info.update(course_seconds=theirs, ratio=theirs / mine, accuracy=own, course_accuracy=accuracy)
+    benchmark.extra_info.update(course_seconds=theirs, ratio=theirs / mine, accuracy=own, course_accuracy=accuracy,
+                                steps=steps)
     _rows[name] = (found.name, len(found.train), theirs, mine, accuracy, own)
     _write()
     # The same steps but for rounding, which ten epochs let grow: equal to within a point.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -109,8 +110,11 @@ def stream(ready: Callable[[Any, Any, Any], Any], orders: NDArray[np.int64], siz
 
     epochs = np.arange(first, first + len(orders), dtype=np.int64)
     known = tf.data.experimental.assert_cardinality(len(orders) * -(-count // size))
+    options = tf.data.Options()
+    options.autotune.enabled = False  # it takes seconds of its own, and gains nothing over a call a core
     return (tf.data.Dataset.from_tensor_slices((orders, epochs)).flat_map(plain(epoch_of)).apply(known)
-            .map(plain(ready), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE))
+            .map(plain(ready), num_parallel_calls=os.cpu_count() or 1, deterministic=True).prefetch(2)
+            .with_options(options))
 
 
 def augmented(pixels: Any, kinds: tuple[str, ...], seed: tuple[Any, Any]) -> Any:
