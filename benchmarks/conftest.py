@@ -70,7 +70,7 @@ def bundles(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="session")
 def goal(request: pytest.FixtureRequest) -> Goal:
     """When a timed row is done."""
-    return Goal(min_time=0.5, max_time=request.config.getoption("--row-seconds"), sessions=3)
+    return Goal(min_time=0.5, max_time=request.config.getoption("--row-seconds"))
 
 
 @pytest.fixture(scope="session")

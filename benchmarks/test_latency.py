@@ -19,53 +19,52 @@ from cnnexport.errors import ProviderError
 
 ARCHITECTURES = tuple(spec.name for spec in architectures.all_architectures())
 PEERED = ("lenet5", "resnet50", "vgg16")
+OURS = "onnxruntime"
 PEERS = {
-    "onnxruntime": "cnnexport.bench.ort:Session",
+    OURS: "cnnexport.bench.ort:Session",
     "openvino": "benchmarks.peers:OpenVino",
     "tf.function": "benchmarks.peers:TensorFlow",
     "keras predict": "benchmarks.peers:Keras",
 }
+SLOW_TO_START = ("tf.function", "keras predict")  # a process of TensorFlow takes seconds before it runs
 CUDA_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-def cases(names: tuple[str, ...], batches: tuple[int, ...]) -> list[Any]:
-    return [pytest.param(name, batch, id=f"{name}-b{batch}",
+def cases(names: tuple[str, ...], batches: tuple[int, ...], peered: tuple[str, ...] = ()) -> list[Any]:
+    """Rows of one network and batch follow each other: a host drifts, and they are to be compared."""
+    return [pytest.param(name, batch, contender,
+                         id=f"{name}-b{batch}" + ("" if contender == OURS else f"-{contender.replace(' ', '-')}"),
                          marks=pytest.mark.benchmark(group=f"latency {name} batch {batch}", timer=clock))
-            for name in names for batch in batches]
+            for name in names for batch in batches for contender in (PEERS if name in peered else (OURS,))]
 
 
-@pytest.mark.parametrize(("name", "batch"), cases(ARCHITECTURES, (1, 8)))
+@pytest.mark.parametrize(("name", "batch", "contender"), cases(ARCHITECTURES, (1, 8), PEERED))
 def test_latency(
-    benchmark: Any, bundles: Path, goal: Goal, stop: Stop, limit: dict[str, Any], name: str, batch: int
-) -> None:
-    row = Row(bundle_subject(bundles, name), LATENCY, batch=batch, threads=default_threads())
-    record(benchmark, measure(row, goal, stop, limit=limit))
-
-
-@pytest.mark.parametrize("contender", [c for c in PEERS if c != "onnxruntime"])
-@pytest.mark.parametrize(("name", "batch"), cases(PEERED, (1, 8)))
-def test_peer(
     benchmark: Any, bundles: Path, goal: Goal, stop: Stop, limit: dict[str, Any], name: str, batch: int, contender: str
 ) -> None:
-    """A peer on the network that ``test_latency`` times in ONNX Runtime in the same run, by the same loop."""
+    """A network in ONNX Runtime or in a peer, by the same loop."""
     if contender == "openvino" and importlib.util.find_spec("openvino") is None:
         pytest.skip("OpenVINO is not installed: pip install openvino")
     subject = bundle_subject(bundles, name)
+    row = Row(subject, LATENCY, batch=batch, threads=default_threads())
+    if contender == OURS:
+        record(benchmark, measure(row, goal, stop, limit=limit))
+        return
     assert subject.parity is not None
-    row = Row(subject, LATENCY, batch=batch, threads=default_threads(), runner=PEERS[contender], contender=contender,
-              options={"architecture": name})
+    row = replace(row, runner=PEERS[contender], contender=contender, options={"architecture": name})
     vectors = {"folder": str(bundles / name / "test_data_set_0"), "max_error": subject.parity["tolerance"]["max_error"]}
-    # A process of TensorFlow takes seconds before it runs.
-    patient = replace(goal, max_time=max(2 * goal.max_time, 40.0))
-    record(benchmark, measure(row, patient, stop, limit=limit, vectors=vectors))
+    if contender in SLOW_TO_START:
+        goal = replace(goal, max_time=max(2 * goal.max_time, 40.0))
+    record(benchmark, measure(row, goal, stop, limit=limit, vectors=vectors))
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("name", "batch"), cases(PEERED, CUDA_BATCHES))
-def test_cuda(benchmark: Any, bundles: Path, goal: Goal, stop: Stop, name: str, batch: int) -> None:
+@pytest.mark.parametrize(("name", "batch", "contender"), cases(PEERED, CUDA_BATCHES))
+def test_cuda(benchmark: Any, bundles: Path, goal: Goal, stop: Stop, name: str, batch: int, contender: str) -> None:
     try:
         runtime.probe("cuda")
     except ProviderError as error:
         pytest.skip(f"no CUDA: {error}")
-    row = Row(bundle_subject(bundles, name), LATENCY, provider="cuda", batch=batch, threads=default_threads())
+    row = Row(bundle_subject(bundles, name), LATENCY, provider="cuda", batch=batch, threads=default_threads(),
+              contender=contender)
     record(benchmark, measure(row, goal, stop))
