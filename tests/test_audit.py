@@ -113,6 +113,7 @@ def _alive(model: Any, x: np.ndarray) -> None:
     assert np.abs(logits[0] - logits[1]).mean() > 0.2 * logits.std()
 
 
+DEEPEST = ("resnet101", "resnet152")  # more of the blocks of resnet50
 SMALL = ["lenet5", "lenet5-same", "vgg16-transfer", "resnet18", "resnet50-transfer", "alexnet"]
 
 
@@ -150,7 +151,8 @@ def _other(spec: Architecture) -> str:
     return f"{size}x{size if size < spec.input_shape[0] else size + 13}x{spec.input_shape[2]}"
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in DEEPEST else []) for name in SPECS])
 def test_converts_at_another_size(name: str, cnnexport: Any) -> None:
     """With the top, with 10 classes, and without the top; in either layout."""
     size = _other(SPECS[name])
