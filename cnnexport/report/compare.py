@@ -1,7 +1,7 @@
 """OLD against NEW: slower beyond what chance explains?
 
-A row has regressed when the whole 95 % interval of new / old lies above the limit. The intervals of the two runs are
-taken as independent: their relative half-widths add in quadrature.
+A row has regressed when the whole 95 % interval of new / old lies above the limit. The two runs are taken as
+independent: the relative widths that face each other add in quadrature (Zou and Donner, Statistics in Medicine 27, 2008).
 """
 
 from __future__ import annotations
@@ -103,12 +103,13 @@ def _change(old: Row, new: Row, limit: float) -> Change:
     figure = "images/s" if by_rate else "median"
     if not a.value or not b.value or a.value < 0 or b.value < 0:
         return Change(new.id, figure, a.value, b.value, None, None, None, UNKNOWN, same, note)
+    over, under = (a, b) if by_rate else (b, a)
     ratio = a.value / b.value if by_rate else b.value / a.value
-    widths = [_width(e) for e in (a, b)]
-    if None in widths:
+    widths = _widths(over), _widths(under)
+    if widths[0] is None or widths[1] is None:
         return Change(new.id, figure, a.value, b.value, ratio, None, None, UNKNOWN, same, note)
-    half = math.hypot(*(w for w in widths if w is not None))
-    low, high = ratio * math.exp(-half), ratio * math.exp(half)
+    low = ratio * math.exp(-math.hypot(widths[0][0], widths[1][1]))
+    high = ratio * math.exp(math.hypot(widths[0][1], widths[1][0]))
     if low > 1 + limit:
         verdict = REGRESSED
     elif high <= 1 + limit:
@@ -118,11 +119,11 @@ def _change(old: Row, new: Row, limit: float) -> Change:
     return Change(new.id, figure, a.value, b.value, ratio, low, high, verdict, same, note)
 
 
-def _width(found: Estimate) -> float | None:
-    """Half the interval's width in logarithms; None where a bound is missing."""
+def _widths(found: Estimate) -> tuple[float, float] | None:
+    """How far the interval reaches below and above its figure, in logarithms; None where a bound is missing."""
     if found.low is None or found.high is None or found.low <= 0 or found.high <= 0 or not found.value:
         return None
-    return max(math.log(found.high / found.value), math.log(found.value / found.low), 0.0)
+    return max(math.log(found.value / found.low), 0.0), max(math.log(found.high / found.value), 0.0)
 
 
 def format_comparison(found: Comparison) -> str:
