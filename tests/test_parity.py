@@ -211,6 +211,42 @@ def test_sensitivity_predicts_what_a_perturbation_does() -> None:
     assert keras.backend.backend() == "tensorflow"
 
 
+def test_a_graph_answers_bit_for_bit_what_keras_does(trained_cnn: Any) -> None:
+    """Also for NaNs, for any batch, and where the model makes no graph."""
+    import keras
+    import tensorflow as tf
+
+    from cnnexport import heads
+    from cnnexport.parity import live
+
+    class Odd(keras.layers.Layer):
+        def call(self, x: Any) -> Any:
+            return x * float(tf.reduce_sum(x).numpy() > 0)
+
+        def compute_output_shape(self, shape: Any) -> Any:
+            return shape
+
+    image = keras.Input((4, 4, 1))
+    odd = keras.Model(image, Odd()(image))
+    for model, graphs in ((trained_cnn, 1), (odd, 0)):
+        shape = model.input_shape[1:]
+        found = heads.heads(model)
+        before = tf.config.optimizer.get_experimental_options()
+        ask = live.traced(model, found, [np.zeros((1, *shape), np.float32)], fixed=False)
+        assert graphs == ("graph" in ask.__code__.co_freevars)
+        for batch in (1, 2, 5):
+            x = np.random.default_rng(batch).uniform(0, 255, (batch, *shape)).astype(np.float32)
+            x[0, 0, 0, 0] = np.nan if batch == 5 else 1.0
+            expected, answer = live.run(model, found, [x]), ask([x])
+            for one, other in zip([*expected.outputs, *expected.logits], [*answer.outputs, *answer.logits]):
+                if one is None or other is None:
+                    assert one is other
+                else:
+                    np.testing.assert_array_equal(one, other)
+        assert tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer", False) == before.get(
+            "disable_meta_optimizer", False)
+
+
 def test_cases_hold_every_kind() -> None:
     ports = [Port("input", (None, 8, 8, 3), "float32")]
     made = parity.cases(ports, seed=1, value_range=(0.0, 255.0), macs=1000)
