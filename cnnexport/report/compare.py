@@ -1,7 +1,8 @@
 """OLD against NEW: slower beyond what chance explains?
 
 A row has regressed when the whole 95 % interval of new / old lies above the limit. The two runs are taken as
-independent: the relative widths that face each other add in quadrature (Zou and Donner, Statistics in Medicine 27, 2008).
+independent: the relative widths that face each other add in quadrature (Zou and Donner, Statistics in Medicine 27,
+2008).
 """
 
 from __future__ import annotations
