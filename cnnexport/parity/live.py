@@ -79,8 +79,8 @@ def traced(model: Any, heads: Sequence[Any], like: Sequence[Array], *, fixed: bo
     """``run`` as one TensorFlow graph, for arrays of the shapes of ``like`` and, unless ``fixed``, any batch.
 
     A graph gives the memory of a layer's output back once it was read, and takes no time between layers. It is not
-    optimised: it computes what Keras does step by step, bit for bit. A model that no graph can be made of (for any
-    batch) runs as by ``run``.
+    optimised: it computes what Keras does step by step, bit for bit. A model that makes no graph for any batch, or one
+    that fails, runs as by ``run``.
     """
     import keras
     import tensorflow as tf
@@ -109,10 +109,13 @@ def traced(model: Any, heads: Sequence[Any], like: Sequence[Array], *, fixed: bo
         return lambda arrays: run(model, heads, arrays)
 
     def answer(arrays: Sequence[Array]) -> Run:
-        with _unoptimised():
-            results, before = graph(*(keras.ops.convert_to_tensor(a) for a in arrays))
-            return Run([np.ascontiguousarray(to_numpy(r)) for r in results],
-                       [None if b is None else to_numpy(b) for b in before])
+        try:
+            with _unoptimised():
+                results, before = graph(*(keras.ops.convert_to_tensor(a) for a in arrays))
+                return Run([np.ascontiguousarray(to_numpy(r)) for r in results],
+                           [None if b is None else to_numpy(b) for b in before])
+        except tf.errors.OpError:  # a step that runs alone, but not in a graph
+            return run(model, heads, arrays)
 
     return answer
 
