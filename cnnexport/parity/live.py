@@ -59,20 +59,33 @@ def run(
     """
     import keras
 
+    fed = [keras.ops.convert_to_tensor(a) for a in arrays]
+    calls: dict[str, Call] = {}
+    with _observed(model, calls, wanted, limit) if layers else _nothing():
+        results, before = call(model, heads, fed)
+    return Run(*_arrays(results, before), calls)
+
+
+def call(model: Any, heads: Sequence[Any], fed: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """The output tensors of ``model`` at inference on a flat list of tensors; and what is before each one's head.
+
+    The latter is None where an output has no head of ``heads``.
+    """
+    import keras
+
     from cnnexport import heads as endings
 
     structure = getattr(model, "input", None)
-    single = len(arrays) == 1 and not isinstance(structure, (dict, list, tuple))
-    fed = [keras.ops.convert_to_tensor(a) for a in arrays]
-    calls: dict[str, Call] = {}
-    with endings.recording(heads) as records, _observed(model, calls, wanted, limit) if layers else _nothing():
+    single = len(fed) == 1 and not isinstance(structure, (dict, list, tuple))
+    with endings.recording(heads) as records:
         results = keras.tree.flatten(
-            model(fed[0] if single else keras.tree.pack_sequence_as(structure, fed), training=False))
-    before: list[Array | None] = []
-    for result, head in zip(results, heads or [None] * len(results)):
-        match = next((x for x, y in records if y is result), None) if head is not None else None
-        before.append(None if match is None else to_numpy(match))
-    return Run([np.ascontiguousarray(to_numpy(r)) for r in results], before, calls)
+            model(fed[0] if single else keras.tree.pack_sequence_as(structure, list(fed)), training=False))
+    return results, [next((x for x, y in records if y is result), None) if head is not None else None
+                     for result, head in zip(results, heads or [None] * len(results))]
+
+
+def _arrays(results: Sequence[Any], before: Sequence[Any]) -> tuple[list[Array], list[Array | None]]:
+    return [np.ascontiguousarray(to_numpy(r)) for r in results], [None if b is None else to_numpy(b) for b in before]
 
 
 def traced(model: Any, heads: Sequence[Any], like: Sequence[Array], *, fixed: bool) -> Callable[[Sequence[Array]], Run]:
@@ -85,35 +98,20 @@ def traced(model: Any, heads: Sequence[Any], like: Sequence[Array], *, fixed: bo
     import keras
     import tensorflow as tf
 
-    from cnnexport import heads as endings
-
-    structure = getattr(model, "input", None)
-    single = len(like) == 1 and not isinstance(structure, (dict, list, tuple))
-
-    def function(*fed: Any) -> Any:
-        with endings.recording(heads) as records:
-            results = keras.tree.flatten(
-                model(fed[0] if single else keras.tree.pack_sequence_as(structure, list(fed)), training=False))
-        before = [next((x for x, y in records if y is result), None) if head is not None else None
-                  for result, head in zip(results, heads or [None] * len(results))]
-        return results, before
-
     specs = []
     for array in like:
         tensor = keras.ops.convert_to_tensor(array[:1])
         specs.append(tf.TensorSpec((len(array) if fixed else None, *tensor.shape[1:]), tensor.dtype))
     try:
         with _unoptimised():
-            graph = tf.function(function, autograph=False).get_concrete_function(*specs)
+            graph = tf.function(lambda *fed: call(model, heads, fed), autograph=False).get_concrete_function(*specs)
     except Exception:  # whatever the model's own code raises
         return lambda arrays: run(model, heads, arrays)
 
     def answer(arrays: Sequence[Array]) -> Run:
         try:
             with _unoptimised():
-                results, before = graph(*(keras.ops.convert_to_tensor(a) for a in arrays))
-                return Run([np.ascontiguousarray(to_numpy(r)) for r in results],
-                           [None if b is None else to_numpy(b) for b in before])
+                return Run(*_arrays(*graph(*(keras.ops.convert_to_tensor(a) for a in arrays))))
         except tf.errors.OpError:  # a step that runs alone, but not in a graph
             return run(model, heads, arrays)
 

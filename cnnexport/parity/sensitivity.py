@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from cnnexport.parity import live
 from cnnexport.parity.comparison import Array
 
 PERTURBATION = 0.01
@@ -43,7 +44,6 @@ def effects(model: Any, heads: Sequence[Any], arrays: Sequence[Array], *, seed: 
     import keras
     import tensorflow as tf
 
-    from cnnexport import heads as endings
     from cnnexport.conversion.trace import is_leaf, named_operations
 
     layers = {path: [v for v in layer.variables if "float" in str(v.dtype)]
@@ -53,22 +53,17 @@ def effects(model: Any, heads: Sequence[Any], arrays: Sequence[Array], *, seed: 
         return {}
     flat = [v for variables in layers.values() for v in variables]
     rng = np.random.default_rng([seed, 17])
-    structure = getattr(model, "input", None)
-    single = len(arrays) == 1 and not isinstance(structure, (dict, list, tuple))
     fed = [keras.ops.convert_to_tensor(a) for a in arrays]
     try:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             for variable in flat:
                 tape.watch(variable.value)
-            with endings.recording(heads) as records:
-                results = keras.tree.flatten(
-                    model(fed[0] if single else keras.tree.pack_sequence_as(structure, fed), training=False))
             total = tf.zeros(())
-            for result in results:
-                before = next((x for x, y in records if y is result), result)
-                if not before.dtype.is_floating:
+            for result, before in zip(*live.call(model, heads, fed)):
+                output = result if before is None else before
+                if not output.dtype.is_floating:
                     continue
-                values = tf.cast(before, tf.float32)
+                values = tf.cast(output, tf.float32)
                 signs = rng.choice((-1.0, 1.0), tuple(values.shape)).astype(np.float32)
                 # Divided by the spread and the root of the count: the mean square over all values.
                 unit = float(tf.math.reduce_std(values)) or 1.0
