@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cnnexport.bench.suite import write_whole
+from cnnexport.files import write_text
 from cnnexport.report import results, tables
 
 HERE = Path(__file__).parent
@@ -31,7 +31,7 @@ def merge(files: list[Path]) -> None:
     whole: dict[str, Any] = {**parts[0], "benchmarks": [b for part in parts for b in part["benchmarks"]]}
     whole.pop("extra_info", None)
     whole["parts"] = sorted(part["datetime"] for part in parts)
-    write_whole(RESULTS, json.dumps(whole, separators=(",", ":")) + "\n")
+    write_text(RESULTS, json.dumps(whole, separators=(",", ":")) + "\n")
 
 
 def table() -> str:
@@ -98,7 +98,7 @@ def main() -> None:
     """Join the files given, and write the table."""
     if sys.argv[1:]:
         merge([Path(name) for name in sys.argv[1:]])
-    write_whole(README, readme(README.read_text(encoding="utf-8")))
+    write_text(README, readme(README.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -4,28 +4,64 @@
 |---|---|
 | 0 | done |
 | 1 | an error in cnnexport itself, or a broken installation |
-| 2 | usage, or a bad value (an output folder that cannot be written or is full among them) |
-| 3 | an input (model, weights, data) that cannot be read, fetched or converted |
+| 2 | usage, or a bad value (an output that cannot be written or is full among them) |
+| 3 | an input (model, weights, data) that cannot be read, fetched or converted, or takes too long |
 | 4 | parity failed |
 | 5 | a requested execution provider is unavailable or did not run the graph |
 | 6 | a bundle incomplete or altered |
 | 7 | `compare` found a regression |
-| 130 | interrupted |
+| 8 | memory ran out, or native code (TensorFlow, ONNX Runtime, HDF5, an image decoder) crashed |
+| 130 | interrupted by Ctrl-C (SIGINT) or SIGTERM |
 """
 
 from __future__ import annotations
 
+import errno
+import re
+
 INTERRUPTED = 130
 """The exit code after an interrupt (Ctrl-C or a termination signal)."""
+ENDED = 8
+"""The exit code where memory ran out or native code crashed."""
+
+_MEMORY = re.compile(
+    r"failed to map segment|cannot (?:re)?allocate|bad[_ ]alloc|OOM when allocating|out of memory|unable to allocate|"
+    r"failed to allocate memory|cannot create (?:new )?thread|can't start new thread|memory exhausted", re.IGNORECASE)
+_DEPTH = 12
 
 
-def describe(error: Exception) -> tuple[str, int]:
+def describe(error: BaseException) -> tuple[str, int]:
     """The one line to print for any error, and its exit code."""
+    if short_of_memory(error):
+        if isinstance(error, CnnexportError) and "memory" in str(error):
+            return str(error), error.exit_code
+        return "the machine's memory does not hold this; try a smaller model or batch, or a machine with more", ENDED
     if isinstance(error, CnnexportError):
         return str(error), error.exit_code
-    if isinstance(error, MemoryError):
-        return "the machine's memory does not hold this model; try a smaller one, or a machine with more", 1
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        # What the system refuses is no fault of ours, wherever it is met.
+        wrong = error.filename if error.filename is not None else error.filename2
+        place = "a file" if wrong is None or isinstance(wrong, int) else str(
+            wrong.decode(errors="backslashreplace") if isinstance(wrong, bytes) else wrong)
+        written = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+        told = "cannot be written" if written else "cannot be read or written"
+        line = f"{place} {told} ({error.strerror}); check the path, its permissions and the space left"
+        return line, 2 if written else 3
     return f"unexpected {type(error).__name__}: {error}; run again with CNNEXPORT_DEBUG=1 and report it", 1
+
+
+def short_of_memory(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, says that memory ran out: Python's, the system's or a library's."""
+    seen: BaseException | None = error
+    for _ in range(_DEPTH):
+        if seen is None:
+            break
+        if isinstance(seen, MemoryError) or (isinstance(seen, OSError) and seen.errno == errno.ENOMEM):
+            return True
+        if not isinstance(seen, CnnexportError) and _MEMORY.search(str(seen)[:20_000]):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 class CnnexportError(Exception):
@@ -76,3 +112,9 @@ class RegressionError(CnnexportError):
     """A benchmark is slower than it was, beyond the limit and beyond chance."""
 
     exit_code = 7
+
+
+class EndedError(CnnexportError):
+    """Memory ran out, or native code ended the process that it ran in."""
+
+    exit_code = ENDED

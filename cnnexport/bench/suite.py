@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cnnexport import files
 from cnnexport.bench import machine, measure
 from cnnexport.bench.forks import Fork, Interrupted, Stop
 from cnnexport.bench.plan import LATENCY, THROUGHPUT, Goal, Row
@@ -186,7 +187,7 @@ class _Plugin:
                          for name, e in self.outcome.failures]}
         self.outcome.document = document
         if self.save is not None:
-            write_whole(self.save, dumps(document))
+            files.write_text(self.save, dumps(document))
 
     def pytest_sessionfinish(self, session: Any) -> None:
         self.outcome.interrupted = self.stop.requested
@@ -244,34 +245,8 @@ def check_writable(path: Path) -> None:
     """Raises OutputError where ``path`` cannot be written, before anything is measured."""
     if path.is_dir():
         raise OutputError(f"{path} is a folder; give a file")
-    try:
+    files.check_replaceable(path)
+    with files.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:40]}."):
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=files.partial_prefix(path)):
             pass
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{path} cannot be written ({reason}); give another file") from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write ``text`` beside ``path`` and rename it there. Raises OutputError where that fails."""
-    name = ""
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name[:40]}.", delete=False,
-                                         encoding="utf-8", newline="\n") as file:
-            name = file.name
-            file.write(text)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except OSError as error:
-        if name:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-        raise OutputError(f"{path} cannot be written ({error.strerror}); give another file") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnexport.errors import BundleError, OutputError, UsageError
+from cnnexport.files import sha256 as sha256
 
 MANIFEST = "manifest.json"
 PARITY = "parity.json"
@@ -36,7 +37,6 @@ LAYERS = "layers.svg"
 SUMS = "SHA256SUMS"
 _LARGEST_TEXT = 64 << 20
 """Bytes of a manifest, record or list of checksums; no larger one is read."""
-_BLOCK = 1 << 20
 
 
 def refuse_existing(target: Path, *, force: bool) -> None:
@@ -166,15 +166,6 @@ def _alive(process: int) -> bool:
 def write_json(path: Path, value: Any) -> None:
     """JSON with two spaces of indentation and a final newline."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal, read block by block."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

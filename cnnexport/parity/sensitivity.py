@@ -45,6 +45,7 @@ def effects(model: Any, heads: Sequence[Any], arrays: Sequence[Array], *, seed: 
     import tensorflow as tf
 
     from cnnexport.conversion.trace import is_leaf, named_operations
+    from cnnexport.onednn import sound_gradients
 
     layers = {path: [v for v in layer.variables if "float" in str(v.dtype)]
               for path, layer in named_operations(model) if is_leaf(layer)}
@@ -68,7 +69,8 @@ def effects(model: Any, heads: Sequence[Any], arrays: Sequence[Array], *, seed: 
                 # Divided by the spread and the root of the count: the mean square over all values.
                 unit = float(tf.math.reduce_std(values)) or 1.0
                 total += tf.reduce_sum(values * signs) / (unit * math.sqrt(max(values.shape.num_elements(), 1)))
-        gradients = tape.gradient(total, [v.value for v in flat])
+        with sound_gradients():
+            gradients = tape.gradient(total, [v.value for v in flat])
     except Exception:  # an operation without a gradient, or no memory for one: nothing is known then
         return dict.fromkeys(layers)
     squares = {}

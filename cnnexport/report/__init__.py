@@ -37,7 +37,8 @@ def report(
     A page goes to ``report.html`` where no ``output`` is given. Raises InputError for a file that holds no benchmarks,
     OutputError for an output that cannot be written, UsageError for a name that tells no format.
     """
-    from cnnexport.bench.suite import check_writable, write_whole
+    from cnnexport.bench.suite import check_writable
+    from cnnexport.files import write_text
     from cnnexport.report import charts, page, results, tables
 
     if form is None:
@@ -58,5 +59,5 @@ def report(
               "csv": lambda: tables.comma_separated(read), "svg": lambda: charts.overview(read, title)}
     made = Report(makers[form](), form, rows)
     if output is not None:
-        write_whole(output, made.text)
+        write_text(output, made.text)
     return output, made

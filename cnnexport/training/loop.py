@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnexport.errors import InputError, OutputError
+from cnnexport.onednn import sound_gradients
 from cnnexport.training import frozen, runs
 from cnnexport.training.batches import Images, order_of, stream
 from cnnexport.training.options import Options
@@ -153,12 +154,13 @@ def _phase(
 
     epochs = range(state.epoch, start + phase.epochs)
     orders = np.stack([order_of(training.count, options.seed, epoch) for epoch in epochs])
-    part.fit(
-        learned.batches(orders, options.batch_size, augment=options.augment, seed=options.seed, first=epochs.start),
-        initial_epoch=epochs.start, epochs=epochs.stop, steps_per_epoch=steps, shuffle=False, verbose=0,
-        validation_data=None if held is None else held.batches(np.arange(held.count)[None], options.batch_size),
-        class_weight=_class_weights(np.asarray(training.labels)) if options.class_weights == "balanced" else None,
-        callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=batch_ends, on_epoch_end=epoch_ends)])
+    with sound_gradients():
+        part.fit(
+            learned.batches(orders, options.batch_size, augment=options.augment, seed=options.seed, first=epochs.start),
+            initial_epoch=epochs.start, epochs=epochs.stop, steps_per_epoch=steps, shuffle=False, verbose=0,
+            validation_data=None if held is None else held.batches(np.arange(held.count)[None], options.batch_size),
+            class_weight=_class_weights(np.asarray(training.labels)) if options.class_weights == "balanced" else None,
+            callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=batch_ends, on_epoch_end=epoch_ends)])
     _restore_best(part, folder, options)
     state.epoch, state.arrays = start + phase.epochs, arrays(part, None)
     checkpoint(folder, state)

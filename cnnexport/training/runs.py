@@ -14,17 +14,17 @@ Every file is written beside its place and renamed, so that a kill at any moment
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cnnexport import bundle
-from cnnexport.errors import InputError, OutputError, UsageError
+from cnnexport.errors import InputError, UsageError
+from cnnexport.files import replacing as replacing
+from cnnexport.files import write_text as write_text
+from cnnexport.files import writing as writing
 
 RUN = "run.json"
 MODEL = "model.keras"
@@ -101,42 +101,6 @@ def clear(path: Path) -> None:
             (path / name).unlink(missing_ok=True)
         for left in path.glob(f".*{_PARTIAL}*"):
             left.unlink(missing_ok=True)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Raises OutputError, in one line, for whatever keeps the block from writing to ``path``."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        reason = error.strerror or " ".join(str(error).split())[:150]
-        raise OutputError(f"{path} cannot be written ({reason}); {'free some space' if full else 'make it writable'} "
-                          "and give the command again, or give another --output") from error
-
-
-@contextmanager
-def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """A place beside ``path`` to write to; it takes the place of ``path`` at the end of the block, in one step.
-
-    What is not ``durable`` outlives the process and perhaps not the machine, and nobody waits for the disk.
-    """
-    partial = path.with_name(f".{path.stem}{_PARTIAL}-{os.getpid()}{path.suffix}")
-    with writing(path):
-        try:
-            yield partial
-            if durable:
-                with open(partial, "rb+") as file:
-                    os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file in one step."""
-    with replacing(path) as place:
-        place.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
