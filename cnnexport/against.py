@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from cnnexport import bundle
+from cnnexport import bundle, files
 from cnnexport.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ class Against:
         if self.differs:
             where = f", first in layer '{self.first_diverging}'" if self.first_diverging else ""
             return f"{self.path} does not compute what {self.target} computes{where}"
+        if self.verdict.lower_precision:
+            return (f"{self.path}: {self.verdict.lower_precision}, which {self.target} does not ask for (its layers' "
+                    "dtype policies)")
         named = ", ".join(f"'{layer}'" for layer in self.verdict.insensitive[:3])
         return (f"insensitive: a change of the weights of {named} would be seen neither in the outputs nor in a "
                 "layer's own, so nothing is proven of them")
@@ -61,7 +64,9 @@ class Against:
         """The comparison as JSON values; numbers that are not finite are null."""
         values = {
             "path": self.path, "against": self.target, "passed": self.passed,
-            "reason": None if self.passed else "different" if self.differs else "insensitive",
+            "reason": None if self.passed else "different" if self.differs else
+            "precision" if self.verdict.lower_precision else "insensitive",
+            "lower_precision": self.verdict.lower_precision,
             "first_diverging_layer": self.first_diverging,
             "insensitive": list(self.verdict.insensitive), "max_error_allowed": self.max_error,
             "comparisons": [asdict(c) for c in self.verdict.comparisons],
@@ -79,6 +84,8 @@ class Against:
         first = self.first_diverging
         if first:
             lines.append(f"the first layer that diverges is '{first}'")
+        if self.verdict.lower_precision:
+            lines.append(self.verdict.lower_precision)
         if self.verdict.insensitive:
             lines.append(f"insensitive: nothing would show a change of {', '.join(self.verdict.insensitive)}")
         lines.append(f"{'passed' if self.passed else 'FAILED'}: {self.path} against {self.target}, "
@@ -147,9 +154,10 @@ def verify_against(
     from cnnexport.parity.gate import stream_layers
 
     path = Path(path)
-    folder = path if path.is_dir() else None
+    folder = path if files.is_folder(path) else None
     file = path / "model.onnx" if folder else path
-    manifest = bundle.read_manifest(folder) if folder else None
+    manifest = bundle.opened(folder).manifest if folder else None
+    files.regular(file, "give an ONNX file or a bundle")
     options = dict(manifest["options"]) if manifest else {}
     seed = seed if seed is not None else int(options.get("seed") or 0)
     progress("build")
@@ -174,7 +182,7 @@ def verify_against(
         progress("keras")
         reference = parity.reference(
             model, converted, seed=seed, value_range=source.value_range, batch=batch, kept_heads=kept,
-            precision=pipeline.precision_of(graph), layers=True, macs=manifest["macs"] if manifest else None,
+            layers=True, macs=manifest["macs"] if manifest else None,
             keep_layers=not layers)
         progress("compare")
         verdict = parity.judge(reference, file, scratch=scratch)

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import json
-import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cnnexport import __version__
+from cnnexport import __version__, interrupts
+from cnnexport.console import debugging, open_streams, put, say, say_json, warn
 from cnnexport.errors import INTERRUPTED, InputError, ParityError, ProviderError, describe
+from cnnexport.interrupts import Interrupted
 
 _EPILOG = """
 \b
 Exit codes: 0 done; 1 an error in cnnexport itself; 2 usage or a bad value; 3 an input that
-cannot be read, fetched or converted; 4 parity failed; 5 an execution provider is unavailable
-or did not run the graph; 6 a bundle incomplete or altered; 7 compare found a regression;
-130 interrupted.
+cannot be read, fetched or converted, or takes too long; 4 parity failed; 5 an execution
+provider is unavailable or did not run the graph; 6 a bundle incomplete or altered; 7 compare
+found a regression; 8 memory ran out or native code crashed; 130 interrupted.
 CNNEXPORT_DEBUG=1 shows tracebacks and the libraries' own logs.
 """
+
+
+_MOST_DIGITS = 18  # of a number that is worth reading; Python itself refuses more than 4,300
+
+
+def _whole(text: str) -> int | None:
+    """The whole number that ``text`` is, None where it is none or has absurdly many digits."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
 
 
 def _shape(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int | None, ...] | None:
@@ -29,21 +37,60 @@ def _shape(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     if value is None:
         return None
     parts = value.lower().replace("×", "x").split("x")
-    if not all(p.isascii() and (p.isdigit() or p == "?") for p in parts):
+    if not all(p == "?" or _whole(p) is not None for p in parts):
         raise click.BadParameter(f"'{value}' is not a shape such as 224x224x3")
-    return tuple(None if p == "?" else int(p) for p in parts)
+    return tuple(_whole(p) for p in parts)
 
 
 def _batch(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
     """A batch size; ``dynamic`` as None."""
     if value == "dynamic":
         return None
-    if not (value.isascii() and value.isdigit() and int(value) > 0):
+    size = _whole(value)
+    if not size:
         raise click.BadParameter(f"'{value}' is neither dynamic nor a size of 1 or more")
-    return int(value)
+    return size
+
+
+def _duration(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    """Seconds of ``1.5``, ``500ms``, ``20s`` or ``2m``."""
+    text = value.strip().lower()
+    unit = next((u for u in ("ms", "s", "m") if text.endswith(u)), "")
+    try:
+        seconds = float(text.removesuffix(unit)) * {"ms": 1e-3, "s": 1.0, "m": 60.0, "": 1.0}[unit]
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < 1e7:
+        raise click.BadParameter(f"'{value}' is no time such as 2, 500ms or 2m")
+    return seconds
 
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print machine-readable JSON.")
+
+
+_SUPERVISE = object()
+"""What ``main`` hands to the commands; one called from a program runs in that program's process."""
+
+
+class _Supervised(click.Command):
+    """A command that reads foreign files: its work is done in a child process, whose death is told."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from cnnexport import supervision
+
+        if ctx.obj is not _SUPERVISE or not supervision.possible():
+            return super().invoke(ctx)
+        call = super().invoke
+
+        def told(error: Exception) -> int:
+            message, code = describe(error)
+            if ctx.params.get("as_json"):
+                say_json({"passed": False, "error": message, "exit_code": code})
+            if sys.stderr.isatty():
+                put(sys.stderr, "\n")  # a line of progress may be open
+            return _fail(message, code)
+
+        ctx.exit(supervision.run(lambda: _conclude(lambda: call(ctx)), told))
 
 
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -52,7 +99,7 @@ def cli() -> None:
     """From a Keras CNN to a proven ONNX deployment."""
 
 
-@cli.command(epilog=_EPILOG)
+@cli.command(cls=_Supervised, epilog=_EPILOG)
 @click.argument("target", required=False)
 @click.option("--all", "every", is_flag=True,
               help="Convert every registered architecture, each to a folder in DIR; a failure does not stop the rest.")
@@ -141,24 +188,24 @@ def convert(
                                         progress=progress, **options)
         except ParityError as error:
             refused = error
-        except _Interrupted:
+        except Interrupted:
             done = sum(outcome.bundle is not None for outcome in outcomes)
-            raise _Interrupted(f"the {done} bundles made before are published" if done else "") from None
+            raise Interrupted(f"the {done} bundles made before are published" if done else "") from None
         finally:
             progress.abandon()
     if refused is not None:
         if as_json:
-            _print_json({"bundle": None, "passed": False, "error": str(refused), "exit_code": refused.exit_code})
+            say_json({"bundle": None, "passed": False, "error": str(refused), "exit_code": refused.exit_code})
         raise refused
     if every:
         _report_all(outcomes, as_json=as_json, quiet=quiet)
     elif as_json:
-        _print_json(made.to_dict())
+        say_json(made.to_dict())
     elif not quiet:
-        click.echo(_summary(made))
+        say(_summary(made))
 
 
-@cli.command(epilog=_EPILOG)
+@cli.command(cls=_Supervised, epilog=_EPILOG)
 @click.argument("name")
 @click.option("--data", default="digits", show_default=True, metavar="SOURCE",
               help="digits (scikit-learn's, offline), mnist, fashion_mnist, cifar10, an .npz file with Keras' keys, or "
@@ -226,18 +273,18 @@ def train(
             made = training.train(
                 name, data, output=output, weights=weights, input_shape=input_shape, classes=classes,
                 groups=not no_groups, force=force, unsafe_load=unsafe_load, say=progress, **options)
-        except (_Interrupted, KeyboardInterrupt):
-            raise _Interrupted("the run goes on from its last finished epoch when the same command is given "
+        except (Interrupted, KeyboardInterrupt):
+            raise Interrupted("the run goes on from its last finished epoch when the same command is given "
                                "again") from None
         finally:
             progress.abandon()
     if as_json:
-        _print_json(made.to_dict())
+        say_json(made.to_dict())
     elif not quiet:
-        click.echo(training.format_run(made))
+        say(training.format_run(made))
 
 
-@cli.command(epilog=_EPILOG)
+@cli.command(cls=_Supervised, epilog=_EPILOG)
 @click.argument("path", type=click.Path(path_type=Path), metavar="BUNDLE")
 @click.argument("images", type=click.Path(path_type=Path), metavar="IMAGE...", nargs=-1, required=True)
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes shown of each image.")
@@ -249,20 +296,20 @@ def predict(path: Path, images: tuple[Path, ...], top: int, provider: str, as_js
 
     answers, manifest = evaluation.predict(path, images, top=top, provider=provider)
     if manifest["untrained"]:
-        click.echo(f"cnnexport: warning: {manifest['provenance']['statement']}", err=True)
+        warn(f"warning: {manifest['provenance']['statement']}")
     if as_json:
-        _print_json(evaluation.answers_to_dict(answers, manifest))
+        say_json(evaluation.answers_to_dict(answers, manifest))
     else:
         for line in evaluation.format_answers(answers):
-            click.echo(line)
+            say(line)
     wrong = [answer.error for answer in answers if answer.error is not None]
     for error in wrong:
-        click.echo(f"cnnexport: error: {error}", err=True)
+        warn(f"error: {error}")
     if wrong:
         sys.exit(InputError.exit_code)
 
 
-@cli.command(epilog=_EPILOG)
+@cli.command(cls=_Supervised, epilog=_EPILOG)
 @click.argument("path", type=click.Path(path_type=Path), metavar="BUNDLE")
 @click.option("--data", required=True, metavar="SOURCE",
               help="As of train: digits, mnist, fashion_mnist, cifar10, an .npz file or a folder of images.")
@@ -287,11 +334,11 @@ def evaluate(
         found = evaluation.evaluate(path, data, split=split, provider=provider, batch=batch_size, threads=threads,
                                     say=Counting(stream, "evaluate", quiet=quiet))
     if found["untrained"]:
-        click.echo(f"cnnexport: warning: {found['statement']}", err=True)
+        warn(f"warning: {found['statement']}")
     if as_json:
-        _print_json(found)
+        say_json(found)
     else:
-        click.echo(evaluation.format_evaluation(found))
+        say(evaluation.format_evaluation(found))
 
 
 def _report_all(outcomes: Sequence[Any], *, as_json: bool, quiet: bool) -> None:
@@ -299,12 +346,12 @@ def _report_all(outcomes: Sequence[Any], *, as_json: bool, quiet: bool) -> None:
     from cnnexport.pipeline import format_outcomes
 
     if as_json:
-        _print_json([outcome.to_dict() for outcome in outcomes])
+        say_json([outcome.to_dict() for outcome in outcomes])
     elif not quiet:
-        click.echo(format_outcomes(outcomes))
+        say(format_outcomes(outcomes))
     for outcome in outcomes:
         if outcome.error:
-            click.echo(f"cnnexport: error: {outcome.name}: {outcome.error}", err=True)
+            warn(f"error: {outcome.name}: {outcome.error}")
     sys.exit(max((outcome.exit_code for outcome in outcomes), default=0))
 
 
@@ -313,7 +360,7 @@ def _warn_of_plugins(*, when: bool = True) -> None:
         from cnnexport.architectures import problems
 
         for problem in problems():
-            click.echo(f"cnnexport: warning: {problem}", err=True)
+            warn(f"warning: {problem}")
 
 
 def _summary(made: Any) -> str:
@@ -347,12 +394,12 @@ def list_(as_json: bool) -> None:
     specs = all_architectures()
     _warn_of_plugins()
     if as_json:
-        _print_json([facts(spec) for spec in specs])
+        say_json([facts(spec) for spec in specs])
     else:
-        click.echo(format_list(specs))
+        say(format_list(specs))
 
 
-@cli.command(epilog=_EPILOG)
+@cli.command(cls=_Supervised, epilog=_EPILOG)
 @click.argument("name")
 @click.option("--no-groups", is_flag=True, help="With grouped convolutions joined (alexnet).")
 @_json_option
@@ -374,12 +421,12 @@ def show(name: str, no_groups: bool, as_json: bool) -> None:
             rows = read(architectures.plain(spec, groups=not no_groups))
     shown = shows.show(spec, rows, groups=not no_groups)
     if as_json:
-        _print_json(shown)
+        say_json(shown)
     else:
-        click.echo(shows.format_show(shown))
+        say(shows.format_show(shown))
 
 
-@cli.command(epilog=_EPILOG)
+@cli.command(cls=_Supervised, epilog=_EPILOG)
 @click.argument("path", type=click.Path(path_type=Path), metavar="FILE_OR_BUNDLE")
 @_json_option
 def inspect(path: Path, as_json: bool) -> None:
@@ -388,12 +435,12 @@ def inspect(path: Path, as_json: bool) -> None:
 
     summary = inspect_onnx(path)
     if as_json:
-        _print_json(summary.to_dict())
+        say_json(summary.to_dict())
     else:
-        click.echo(format_summary(summary))
+        say(format_summary(summary))
 
 
-@cli.command(epilog=_EPILOG)
+@cli.command(cls=_Supervised, epilog=_EPILOG)
 @click.argument("path", type=click.Path(path_type=Path), metavar="FILE_OR_BUNDLE")
 @click.option("--provider", "providers", multiple=True, type=click.Choice(["cpu", "cuda"]), default=("cpu",),
               show_default=True, help="Execution provider of ONNX Runtime that must run the graph; repeatable.")
@@ -403,6 +450,9 @@ def inspect(path: Path, as_json: bool) -> None:
 @click.option("--against", metavar="MODEL",
               help="Compare with live Keras too: a Keras model file, or an architecture's name.")
 @click.option("--layers", is_flag=True, help="With --against: compare every layer, and name the first that diverges.")
+@click.option("--max-time", callback=_duration, default="60s", show_default=True, metavar="TIME",
+              help="A runtime that takes longer (the reference evaluator: ten times) is ended: a hostile graph may "
+                   "loop without end.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of the images compared and of an architecture's weights.")
 @click.option("--custom-objects", type=click.Path(path_type=Path), metavar="FILE.py",
               help="Python file that defines the Keras model's own layers; it is run.")
@@ -415,6 +465,7 @@ def verify(
     runtimes: tuple[str, ...],
     against: str | None,
     layers: bool,
+    max_time: float,
     seed: int | None,
     custom_objects: Path | None,
     unsafe_load: bool,
@@ -434,7 +485,8 @@ def verify(
     with quiet_libraries() as stream:
         progress = Progress(stream, quiet=quiet)
         try:
-            found = verification.examine(path, providers=providers, runtimes=runtimes, progress=progress)
+            found = verification.examine(
+                path, providers=providers, runtimes=runtimes, max_time=max_time, progress=progress)
             if against is not None and found.error is None:
                 from cnnexport.against import verify_against
                 from cnnexport.models import import_custom_objects
@@ -446,14 +498,14 @@ def verify(
         finally:
             progress.abandon()
     for warning in found.warnings:
-        click.echo(f"cnnexport: warning: {warning}", err=True)
+        warn(f"warning: {warning}")
     if as_json:
         facts = {**found.to_dict(), "against": None if compared is None else compared.to_dict()}
         if compared is not None and not compared.passed:
             facts |= {"passed": False, "error": compared.reason, "exit_code": ParityError.exit_code}
-        _print_json(facts)
+        say_json(facts)
     elif not quiet and found.error is None:
-        click.echo(found.format() if compared is None else compared.format())
+        say(found.format() if compared is None else compared.format())
     if found.error is not None:
         raise found.error
     if compared is not None and not compared.passed:
@@ -465,7 +517,7 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     if value is None:
         return None
     parts = [part.strip() for part in value.split(",")]
-    if not all(p.isascii() and p.isdigit() and 0 < int(p) < 1 << 20 for p in parts):
+    if not all(0 < (_whole(p) or 0) < 1 << 20 for p in parts):
         raise click.BadParameter(f"'{value}' is no list of sizes such as 1,8,32")
     return tuple(dict.fromkeys(int(p) for p in parts))
 
@@ -482,26 +534,13 @@ def _share(ctx: click.Context, param: click.Parameter, value: str) -> float:
     return share
 
 
-def _duration(ctx: click.Context, param: click.Parameter, value: str) -> float:
-    """Seconds of ``1.5``, ``500ms``, ``20s`` or ``2m``."""
-    text = value.strip().lower()
-    unit = next((u for u in ("ms", "s", "m") if text.endswith(u)), "")
-    try:
-        seconds = float(text.removesuffix(unit)) * {"ms": 1e-3, "s": 1.0, "m": 60.0, "": 1.0}[unit]
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < 1e7:
-        raise click.BadParameter(f"'{value}' is no time such as 2, 500ms or 2m")
-    return seconds
-
-
 def _input_shapes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """``NAME=1x3x224x224`` by name; without a name, of the only input."""
     made = {}
     for text in value:
         name, _, shape = text.rpartition("=")
         parts = shape.lower().split("x")
-        if not all(p.isascii() and p.isdigit() and int(p) > 0 for p in parts):
+        if not all(_whole(p) for p in parts):
             raise click.BadParameter(f"'{text}' is not NAME=1x3x224x224")
         made[name] = tuple(map(int, parts))
     return made
@@ -518,7 +557,7 @@ def _settings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
     return made
 
 
-@cli.command(epilog=_EPILOG)
+@cli.command(cls=_Supervised, epilog=_EPILOG)
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
 @click.option("--provider", "providers", multiple=True, type=click.Choice(["cpu", "cuda"]), default=("cpu",),
               show_default=True, help="Execution provider of ONNX Runtime that must run the graph; repeatable.")
@@ -587,20 +626,20 @@ def bench(
         finally:
             progress.abandon()
     if as_json:
-        _print_json(outcome.to_dict())
+        say_json(outcome.to_dict())
     elif not quiet and outcome.text:
-        click.echo(outcome.text)
+        say(outcome.text)
     for warning in outcome.warnings:
-        click.echo(f"cnnexport: warning: {warning}", err=True)
+        warn(f"warning: {warning}")
     for error in outcome.errors:
-        click.echo(f"cnnexport: error: {' '.join(error.split())}", err=True)
+        warn(f"error: {' '.join(error.split())}")
     if outcome.interrupted:
         kept = f"{len(outcome.rows)} rows measured" + (f" and saved to {save}" if save and outcome.rows else "")
-        raise _Interrupted(f"{kept}, marked incomplete" if outcome.rows else "nothing was measured")
+        raise Interrupted(f"{kept}, marked incomplete" if outcome.rows else "nothing was measured")
     sys.exit(outcome.exit_code)
 
 
-@cli.command(epilog=_EPILOG)
+@cli.command(cls=_Supervised, epilog=_EPILOG)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
               help="Where to write.  [default: report.html; other formats print]")
@@ -614,14 +653,14 @@ def report(files: tuple[Path, ...], output: Path | None, form: str | None, title
 
     written, made = reporting.report(files, output=output, form=form, title=title)
     if as_json:
-        _print_json({"output": written and str(written), "format": made.form, "rows": made.rows, "files": len(files)})
+        say_json({"output": written and str(written), "format": made.form, "rows": made.rows, "files": len(files)})
     elif written is None:
-        click.echo(made.text, nl=not made.text.endswith("\n"))
+        say(made.text.removesuffix("\n"), cut=False)
     else:
-        click.echo(f"{written}  ({made.rows} rows)")
+        say(f"{written}  ({made.rows} rows)")
 
 
-@cli.command(epilog=_EPILOG)
+@cli.command(cls=_Supervised, epilog=_EPILOG)
 @click.argument("old", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
 @click.option("--fail-over", callback=_share, default="5%", show_default=True, metavar="SHARE",
@@ -636,13 +675,13 @@ def compare(old: Path, new: Path, fail_over: float, allow_different_machines: bo
     found = comparing.compare(results.load(old), results.load(new), fail_over,
                               allow_different_machines=allow_different_machines)
     if as_json:
-        _print_json(found.to_dict())
+        say_json(found.to_dict())
     else:
-        click.echo(comparing.format_comparison(found))
+        say(comparing.format_comparison(found))
     found.raise_if_regressed()
 
 
-@cli.command(epilog=_EPILOG)
+@cli.command(cls=_Supervised, epilog=_EPILOG)
 @_json_option
 def doctor(as_json: bool) -> None:
     """Say what is installed, and which execution providers really make a session here.
@@ -653,60 +692,51 @@ def doctor(as_json: bool) -> None:
 
     checks = runtime.doctor()
     if as_json:
-        _print_json([check.to_dict() for check in checks])
+        say_json([check.to_dict() for check in checks])
     else:
-        click.echo(runtime.format_doctor(checks))
+        say(runtime.format_doctor(checks))
     failed = [check for check in checks if not check.ok and not check.optional]
     if failed:
         providers = any(c.name.endswith("ExecutionProvider") or c.name == "onnxruntime" for c in failed)
         sys.exit(ProviderError.exit_code if providers else 1)
 
 
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-class _Interrupted(BaseException):
-    """Ctrl-C or a termination signal; its text says what is left.
-
-    Not KeyboardInterrupt, before which Click prints an empty line.
-    """
-
-
-def _interrupt(number: int, frame: Any) -> None:
-    raise _Interrupted
-
-
 def main() -> None:
     """Run the command line: one line on stderr and a documented exit code for every error."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    open_streams()
+    interrupts.forget()
+    interrupts.take_signals()
+    sys.exit(_conclude(lambda: cli.main(standalone_mode=False, obj=_SUPERVISE)))
+
+
+def _conclude(work: Callable[[], Any]) -> int:
+    """Do ``work`` and return its exit code; an error is told in one line."""
     try:
-        code = cli.main(standalone_mode=False)
+        try:
+            code = work()
+        except SystemExit as end:
+            code = end.code
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        sys.exit(2)
-    except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code)
-    except (_Interrupted, KeyboardInterrupt, click.Abort) as error:
-        _fail(f"interrupted; {str(error) or 'nothing was published'}", INTERRUPTED)
+        return 2
+    except (Interrupted, KeyboardInterrupt, click.Abort) as error:
+        return _fail(f"interrupted; {str(error) or 'nothing half-written was left'}", INTERRUPTED)
     except BrokenPipeError:
-        # The reader of our output went away (`cnnexport list | head`).
-        sys.stderr.close()
-        sys.exit(0)
+        return 0  # the reader of our output went away (`cnnexport list | head`)
     except Exception as error:
-        _reraise_when_debugging()
-        _fail(*describe(error))
-    sys.exit(code if isinstance(code, int) else 0)
+        if interrupts.arrived():
+            return _fail("interrupted; nothing half-written was left", INTERRUPTED)
+        if isinstance(error, click.ClickException):
+            return _fail(error.format_message(), error.exit_code)
+        if debugging():
+            import traceback
+
+            traceback.print_exc()
+        return _fail(*describe(error))
 
 
-def _reraise_when_debugging() -> None:
-    from cnnexport.console import debugging
-
-    if debugging():
-        raise
-
-
-def _fail(message: str, code: int) -> None:
-    click.echo(f"cnnexport: error: {' '.join(message.split())}", err=True)
-    sys.exit(code)
+def _fail(message: str, code: int) -> int:
+    warn(f"error: {message}")
+    return code

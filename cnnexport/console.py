@@ -3,19 +3,106 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
+import re
 import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, TextIO
 
+from cnnexport.errors import OutputError
+
+_LONGEST_WORD, _LONGEST_LINE = 240, 4000
 
 def debugging() -> bool:
     """Whether ``CNNEXPORT_DEBUG=1`` asks for tracebacks and the libraries' own logs."""
     return os.environ.get("CNNEXPORT_DEBUG") == "1"
+
+
+def shown(text: str, *, cut: bool = True) -> str:
+    """``text`` as a terminal may have it: control characters of foreign names visible, and absurdly long words ``cut``.
+
+    Line ends stay.
+    """
+    if not text.isascii() or not text.replace("\n", "").isprintable():
+        text = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    if not cut:
+        return text
+    return _LONG.sub(lambda word: f"{word[0][:_LONGEST_WORD // 2]}...({len(word[0]):,} characters)", text)
+
+
+_LONG = re.compile(rf"[^\s]{{{_LONGEST_WORD},}}")
+
+
+def say(text: str, *, cut: bool = True) -> None:
+    """Print a result on standard output, with a line end. A reader that went away is no error.
+
+    Raises OutputError where it cannot be written otherwise: the device is full.
+    """
+    _print_out(f"{shown(text, cut=cut)}\n")
+
+
+def say_json(value: Any) -> None:
+    """Print JSON on standard output. Raises as ``say``."""
+    import json
+
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    # JSON lets DEL, C1 controls and lone surrogates stand; a terminal does not.
+    _print_out(re.sub(r"[\x7f-\x9f\ud800-\udfff\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]",
+                      lambda c: f"\\u{ord(c[0]):04x}", text) + "\n")
+
+
+def _print_out(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _to_nowhere()
+    except OSError as error:
+        _to_nowhere()
+        raise OutputError(f"standard output cannot be written ({error.strerror}); free some space, or send it "
+                          "elsewhere") from error
+
+
+def _to_nowhere() -> None:
+    """Send what is left of standard output nowhere: Python would fail on it again at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+def warn(text: str) -> None:
+    """Print one line on standard error, after ``cnnexport: ``; one that cannot be printed is lost."""
+    line = shown(" ".join(text.split()))
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[:_LONGEST_LINE]}..."
+    with suppress(OSError, ValueError):
+        sys.stderr.write(f"cnnexport: {line}\n")
+        sys.stderr.flush()
+
+
+def open_streams() -> None:
+    """Make the three standard streams usable: one that was closed leads nowhere, and none fails on a name."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            opened = open(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+            setattr(sys, name, opened)
+        elif isinstance(getattr(sys, name), io.TextIOWrapper):
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def put(stream: TextIO, text: str) -> None:
+    """Show progress; a stream that cannot be written shows none."""
+    with suppress(OSError, ValueError):
+        stream.write(text)
+        stream.flush()
 
 
 @contextmanager
@@ -26,6 +113,8 @@ def quiet_libraries(*, show_downloads: bool = False) -> Iterator[TextIO]:
     standard output (Keras' download bars) goes to that stream if ``show_downloads``, else nowhere: standard
     output is for results.
     """
+    import logging
+
     if debugging():
         with redirect_stdout(sys.stderr):
             yield sys.stderr
@@ -45,10 +134,12 @@ def quiet_libraries(*, show_downloads: bool = False) -> Iterator[TextIO]:
             yield user
     finally:
         logging.disable(logging.NOTSET)
-        user.flush()
-        previous.flush()
+        for stream in (user, previous):
+            with suppress(OSError, ValueError):
+                stream.flush()
         os.dup2(user.fileno(), 2)
-        user.close()
+        with suppress(OSError):
+            user.close()
 
 
 class Counting:
@@ -61,7 +152,7 @@ class Counting:
     def __call__(self, done: int, count: int) -> None:
         if self.shown:
             end = "\n" if done >= count else ""
-            print(f"\r{self._what} {done:,} of {count:,}", end=end, file=self._stream, flush=True)
+            put(self._stream, f"\r{self._what} {done:,} of {count:,}{end}")
 
 
 class TrainingProgress:
@@ -78,6 +169,12 @@ class TrainingProgress:
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Show what ``training`` says: a step, a resumption, a batch, features, a measured part or an epoch's row."""
+        from cnnexport import supervision
+
+        if "step" in event:
+            supervision.note(event["step"])
+        elif "batch" in event or "features" in event:
+            supervision.note("train" if "batch" in event else "features")
         if self._quiet:
             return
         if "batch" in event:
@@ -99,7 +196,7 @@ class TrainingProgress:
     def abandon(self, *, erase: bool = False) -> None:
         """Leave a line that is not finished, or ``erase`` it."""
         if self._open:
-            print("\r\x1b[K" if erase else "", end="" if erase else "\n", file=self._stream, flush=True)
+            put(self._stream, "\r\x1b[K" if erase else "\n")
             self._open = False
 
     def _batch(self, event: dict[str, Any]) -> None:
@@ -123,12 +220,12 @@ class TrainingProgress:
                 f"{row['seconds']:.1f} s")
 
     def _draw(self, text: str) -> None:
-        print(f"\r\x1b[K{text}", end="", file=self._stream, flush=True)
+        put(self._stream, f"\r\x1b[K{text}")
         self._open = True
 
     def _line(self, text: str) -> None:
         self.abandon(erase=True)
-        print(text, file=self._stream, flush=True)
+        put(self._stream, f"{text}\n")
 
 
 class Progress:
@@ -143,17 +240,20 @@ class Progress:
 
     def __call__(self, step: str) -> None:
         """Begin ``step``; the one under way ends."""
+        from cnnexport import supervision
+
         self.finish()
+        supervision.note(step)
         self._step, self._start = step, time.perf_counter()
         if self.shown:
-            print(f"{step:<8} ...", end="", file=self._stream, flush=True)
+            put(self._stream, f"{step:<8} ...")
 
     def heading(self, text: str) -> None:
         """Print a line above the steps that follow, and start their seconds anew."""
         self.finish()
         self.seconds = {}
         if self.shown:
-            print(text, file=self._stream, flush=True)
+            put(self._stream, f"{text}\n")
 
     def finish(self) -> None:
         """End the step under way."""
@@ -162,11 +262,11 @@ class Progress:
         seconds = time.perf_counter() - self._start
         self.seconds[self._step] = self.seconds.get(self._step, 0.0) + seconds
         if self.shown:
-            print(f"\r{self._step:<8} {seconds:6.2f} s", file=self._stream, flush=True)
+            put(self._stream, f"\r{self._step:<8} {seconds:6.2f} s\n")
         self._step = None
 
     def abandon(self) -> None:
         """Leave the line of a step that failed, so that the error starts on its own."""
         if self._step is not None and self.shown:
-            print(file=self._stream, flush=True)
+            put(self._stream, "\n")
         self._step = None

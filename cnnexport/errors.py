@@ -114,6 +114,12 @@ class RegressionError(CnnexportError):
     exit_code = 7
 
 
+class StoppedError(CnnexportError):
+    """Ctrl-C or a termination signal ended the command."""
+
+    exit_code = INTERRUPTED
+
+
 class EndedError(CnnexportError):
     """Memory ran out, or native code ended the process that it ran in."""
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnexport import bundle
+from cnnexport import bundle, files, runtime
 from cnnexport.data import Dataset, Preparation, Split, decode, load, prepare
 from cnnexport.data.images import preparation
-from cnnexport.errors import BundleError, InputError, ParityError, ProviderError, UsageError
+from cnnexport.errors import InputError, ParityError, ProviderError, UsageError
 
 SPLITS = ("test", "train", "validation", "all")
 _BATCH = 32
@@ -46,7 +46,7 @@ class Classifier:
         found = []
         for first in range(0, len(images), size):
             part = images[first:first + size]
-            found.append(np.asarray(self.session.run(None, self.feeds(part))[0], np.float32)[:len(part)])
+            found.append(np.asarray(runtime.run(self.session, None, self.feeds(part))[0], np.float32)[:len(part)])
         return np.concatenate(found)
 
     def feeds(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
@@ -95,25 +95,19 @@ def open_bundle(path: Path, *, provider: str = "cpu", threads: int | None = None
         ParityError: a bundle whose gate did not pass.
         ProviderError: a provider that cannot be had.
     """
-    from cnnexport import runtime
-
     path = Path(path)
-    if not path.is_dir():
-        what = "is a file" if path.is_file() else "does not exist"
+    if not files.is_folder(path):
+        what = "is a file" if files.exists(path) else "does not exist"
         raise InputError(f"{path} {what}; give a bundle, the folder that cnnexport convert makes")
-    if not (path / bundle.MANIFEST).is_file():
+    if not bundle.is_bundle(path):
         raise InputError(f"{path} is a folder without {bundle.MANIFEST}; give a bundle")
-    bundle.check_sums(path)
-    manifest = bundle.read_manifest(path)
-    bundle.check_files(path, manifest, hashed=True)
-    if bundle.read_parity(path, manifest)["passed"] is not True:
+    found = bundle.opened(path)
+    manifest = found.manifest
+    if not found.parity["passed"]:
         raise ParityError(f"{path / bundle.PARITY} says that the model did not pass; convert it again")
-    try:
-        inputs, outputs = manifest["inputs"], manifest["outputs"]
-        kind, recipe, labels = outputs[0]["name"], manifest["preprocessing"], manifest["labels"]
-        shape, first = list(inputs[0]["shape"]), inputs[0]
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise BundleError(f"{path / bundle.MANIFEST} does not follow its schema; convert the model again") from error
+    inputs, outputs = manifest["inputs"], manifest["outputs"]
+    kind, recipe, labels = outputs[0]["name"], manifest["preprocessing"], manifest["labels"]
+    shape, first = list(inputs[0]["shape"]), inputs[0]
     one = len(inputs) == 1 and len(outputs) == 1 and len(shape) == 4 and len(outputs[0]["shape"]) == 2
     if not one or kind not in ("probabilities", "logits"):
         raise InputError(f"{path} is no classifier of images (its output is {kind}); give a bundle with a top")
@@ -251,8 +245,6 @@ def _matched(found: Dataset, part: Split, labels: Sequence[str]) -> NDArray[np.i
 
 def _proof(path: Path, opened: _Opened, part: Split, provider: str) -> dict[str, Any]:
     """The provider that ran the graph, from ONNX Runtime's own profile of one batch."""
-    from cnnexport import runtime
-
     pixels = part.prepared(opened.preparation, 0, opened.classifier.batch or 1)
     nodes = runtime.placement(path / "model.onnx", opened.classifier.feeds(pixels), provider)
     asked = runtime.PROVIDERS[provider]

@@ -15,12 +15,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cnnexport import bundle
-from cnnexport.errors import BundleError, InputError
+from cnnexport import bundle, files
+from cnnexport.errors import InputError
 
 _PROTOBUF_LIMIT = 2**31 - 1
 _KEPT_ELEMENTS = 1024  # tensors up to this many elements keep their values for shape inference
-_HASH_BLOCK = 1 << 20
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _LOOPS_AND_BRANCHES = ("If", "Loop", "Scan", "SequenceMap")
 _WEIGHT_INPUT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
@@ -186,37 +185,33 @@ def format_summary(summary: OnnxSummary) -> str:
 
 def _locate(path: Path) -> tuple[Path, dict[str, Any]]:
     """The ONNX file meant by ``path``, and the manifest beside it when ``path`` is a bundle folder."""
-    if not path.is_dir():
+    if not files.is_folder(path):
         return path, {}
-    model_path, manifest_path = path / "model.onnx", path / "manifest.json"
-    if not model_path.is_file():
-        if manifest_path.is_file():
-            raise BundleError(f"the bundle {path} has no model.onnx: it is incomplete; convert the model again")
+    model_path = path / "model.onnx"
+    if bundle.is_bundle(path):
+        # Shown as far as it is what was written; whether it is proven is for verify to say.
+        bundle.check_sums(path)
+        manifest = bundle.read_manifest(path)
+        bundle.check_files(path, manifest, hashed=True)
+        return model_path, manifest
+    if not files.exists(model_path):
         raise InputError(f"{path} is a folder without model.onnx; give an ONNX file or a bundle folder.")
-    if not manifest_path.is_file():
-        return model_path, {}
-    bundle.check_sums(path)
-    manifest = bundle.read_manifest(path)
-    bundle.check_files(path, manifest, hashed=True)
-    return model_path, manifest
+    return model_path, {}
 
 
 def load(path: Path) -> tuple[Any, int, str]:
     """The ModelProto without external data, the file's bytes, and its SHA-256."""
     import onnx
 
+    files.regular(path, "give an ONNX file or a bundle folder.")
     try:
         size = path.stat().st_size
-        if not path.is_file():
-            raise InputError(f"{path} is not a regular file; give an ONNX file or a bundle folder.")
         if size > _PROTOBUF_LIMIT:
             raise InputError(
                 f"{path} holds {_bytes(size)}, over protobuf's 2 GiB: it cannot be ONNX; "
                 "save its weights as external data."
             )
         content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; give an ONNX file or a bundle folder.") from error
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror or error}; check the path.") from error
     if not content:
@@ -230,7 +225,22 @@ def load(path: Path) -> tuple[Any, int, str]:
         ) from error
     if not model.HasField("graph") or not (model.opset_import or model.ir_version):
         raise InputError(f"{path} is not an ONNX model (no graph, opset or IR version); give an ONNX file.")
+    if (name := _recursive_function(model)) is not None:
+        raise InputError(f"{path}: its function '{name[:80]}' calls itself, which ONNX forbids; export it again.")
     return model, len(content), hashlib.sha256(content).hexdigest()
+
+
+def _recursive_function(model: Any) -> str | None:
+    """The name of a local function that calls itself, directly or through others; None where none does."""
+    calls = {(f.domain, f.name): {(n.domain, n.op_type) for n in nodes_of(f)} for f in model.functions}
+    calls = {function: called & set(calls) for function, called in calls.items()}
+    while calls:
+        # What calls nothing more is no part of a circle.
+        done = {function for function, called in calls.items() if not called}
+        if not done:
+            return str(min(calls)[1])
+        calls = {function: called - done for function, called in calls.items() if function not in done}
+    return None
 
 
 def nodes_of(graph: Any) -> Iterator[Any]:
@@ -301,7 +311,7 @@ def external_files(model: Any, model_path: Path) -> tuple[ExternalFile, ...]:
         location = entries["location"]
         needed[location] = max(needed.get(location, 0), offset + length)
     folder = model_path.parent.resolve()
-    files = []
+    found = []
     for location, end in sorted(needed.items()):
         portable = location.replace("\\", "/")
         outside = portable.startswith("/") or portable[1:2] == ":" or ".." in portable.split("/")
@@ -312,7 +322,7 @@ def external_files(model: Any, model_path: Path) -> tuple[ExternalFile, ...]:
                     f"{model_path} keeps weights at {location!r}, outside its folder; not read: "
                     "save the model with its weights beside it."
                 )
-            if not file.is_file():
+            if not os.path.isfile(file):
                 raise InputError(
                     f"{model_path} needs the external data file {location!r}, which is missing; "
                     "copy it beside the model."
@@ -323,21 +333,13 @@ def external_files(model: Any, model_path: Path) -> tuple[ExternalFile, ...]:
                     f"The external data file {location!r} of {model_path} is cut short ({size:,} bytes "
                     f"of {end:,}); copy it again."
                 )
-            files.append(ExternalFile(location, size, _sha256(file)))
+            found.append(ExternalFile(location, size, files.sha256(file)))
         except (OSError, ValueError) as error:
             raise InputError(
                 f"Cannot read the external data file {location!r} of {model_path}: {_line(error)}; "
                 "check that it lies beside the model."
             ) from error
-    return tuple(files)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(_HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+    return tuple(found)
 
 
 def _sizes(model: Any) -> tuple[int, int]:
@@ -369,7 +371,7 @@ def _type_name(code: int) -> str:
         return f"TYPE{code}"
 
 
-def _dtype(code: int) -> str:
+def dtype_name(code: int) -> str:
     """``float32``, ``int64``, ... of an ONNX element type."""
     name = _type_name(code).lower()
     return {"float": "float32", "double": "float64", "undefined": "unknown"}.get(name, name)
@@ -553,7 +555,7 @@ def _tensor_info(value: Any) -> TensorInfo:
             int(dim.dim_value) if dim.HasField("dim_value") else (dim.dim_param or None)
             for dim in kind.shape.dim
         )
-    return TensorInfo(value.name, _dtype(kind.elem_type), shape)
+    return TensorInfo(value.name, dtype_name(kind.elem_type), shape)
 
 
 def _shape(tensor: TensorInfo) -> str:

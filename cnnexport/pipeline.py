@@ -8,7 +8,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,7 +130,6 @@ def convert(
             registered = _check_run(path, weights, input_shape)
     name = spec.name if spec is not None else _name(path.name if path is not None else target.name)
     place = Path(output) if output is not None else EXPORTED / name
-    bundle.refuse_existing(place, force=force)
 
     options = {
         "weights": Path(weights).name if weights else "random" if spec is not None else "own", "seed": seed,
@@ -147,7 +146,11 @@ def convert(
                 unsafe_load=unsafe_load)
         return _load(target, path, weights, seed=seed, unsafe_load=unsafe_load, custom_objects=custom_objects)
 
-    with bundle.staging(place) as folder, _seldom_collecting():
+    with ExitStack() as stack:
+        stack.enter_context(bundle.reserved(place))
+        bundle.refuse_existing(place, force=force)
+        folder = stack.enter_context(bundle.staging(place))
+        stack.enter_context(_seldom_collecting())
         written = _convert(source, folder, options, steps, own=spec is None)
         # Keras' weights are gone by now: ONNX Runtime makes a copy of its own.
         gc.collect()
@@ -157,7 +160,7 @@ def convert(
             raise ParityError(f"{_rejection(parity)}; nothing was written to {place}, the rejected bundle is kept in "
                               f"{aside} with its parity.json")
         manifest = _describe(written, folder, name, registered, options, parity, verdict.layers)
-        bundle.publish(folder, place)
+        bundle.publish(folder, place, replace=force)
     steps.finish()
     return Bundle(place, manifest, parity, dict(steps.seconds))
 
@@ -286,10 +289,9 @@ def _convert(
         files = write_model(converted.model, folder)
         steps("verify")
         macs = count_macs(skeleton(converted.model))[0]
-        precision = precision_of(converted.model)
         keras = parity.reference(
             model, converted, seed=options["seed"], value_range=source.value_range, batch=options["batch"], macs=macs,
-            kept_heads=kept, precision=precision)
+            kept_heads=kept)
         test = source.test.asked(model) if source.test is not None else None
     return _Written(
         files=files,
@@ -324,7 +326,7 @@ def _prove(
     record = parity.record(
         verdict.comparisons, sha256=written.files[0].sha256, versions=versions(), seed=seed,
         allowed=written.keras.tolerance, layers=verdict.layers, sensitivity=verdict.sensitivity,
-        insensitive=verdict.insensitive)
+        insensitive=verdict.insensitive, lower_precision=verdict.lower_precision)
     if written.test is not None and record["passed"]:
         from cnnexport import runtime
         from cnnexport.evaluation import Classifier
@@ -625,21 +627,15 @@ def _elements(model: Any) -> int:
     return sum(math.prod(v.shape.numpy()) for v in values if v.dtype.is_floating_point() and len(v.shape))
 
 
-def precision_of(model: Any) -> str:
-    """The lowest floating-point precision among the tensors of an ONNX graph."""
-    names = {v.dtype.name.lower() for n in model.graph for v in n.outputs if v.dtype is not None}
-    for kind, name in (("bfloat16", "bfloat16"), ("float16", "float16"), ("float", "float32")):
-        if kind in names:
-            return name
-    return "float64" if "double" in names else "float32"
-
-
 def _rejection(parity: dict[str, Any]) -> str:
     """Why a parity record did not pass, in one clause."""
     if parity["reason"] == "insensitive":
         named = ", ".join(f"'{layer}'" for layer in parity["sensitivity"]["insensitive"][:3])
         return (f"insensitive: a change of the weights of {named} would be seen neither in the outputs nor in a "
                 "layer's own, so nothing is proven of them (dead units, or weights that are all alike)")
+    if parity["reason"] == "precision":
+        return (f"{parity['lower_precision']}, which was not asked for: the Keras model computes in "
+                f"{parity['tolerance']['precision']} (its layers' dtype policies say what is asked for)")
     if parity["reason"] == "predictions":
         test = parity["test_set"]
         return (f"ONNX Runtime gives {test['differing']} of {test['images']} test images another class than Keras "

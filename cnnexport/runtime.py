@@ -14,13 +14,16 @@ import platform
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cnnexport import files, supervision
 from cnnexport.errors import InputError, NewerModelError, ProviderError, UsageError
 
+MOST_THREADS = 1024
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 INSTALL_CUDA = "pip install 'cnnexport[cuda]'"
 _CPU_WHEEL_REMEDY = f"pip uninstall onnxruntime && pip install onnxruntime-gpu (or {INSTALL_CUDA})"
@@ -32,6 +35,8 @@ _DRIVER_REMEDY = "install NVIDIA's driver (nvidia.com/drivers; in a container, p
 _SILENT, _ERRORS, _WARNINGS = 4, 3, 2
 _PACKAGES = ("cnnexport", "click", "numpy", "onnx", "onnx_ir", "tf2onnx", "tensorflow", "keras")
 _WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
+LIMIT_SECONDS = 600.0
+"""How long one run, or making one session, may take: a loop in a hostile file never ends."""
 _UNPROBED = {"AzureExecutionProvider": "compiled in; it calls remote services, so it is not probed"}
 
 
@@ -72,14 +77,13 @@ def session(
     ProviderError where the provider cannot be had.
     """
     name = _provider_name(provider)
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads is {threads}: it must be 1 or more; leave it out for the default.")
-    import onnxruntime
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        bound = "1 or more" if threads < 1 else f"{MOST_THREADS} or less"
+        raise UsageError(f"threads is {threads}: it must be {bound}; leave it out for the default.")
+    onnxruntime = library()
 
     if not isinstance(path_or_bytes, bytes):
-        path = Path(path_or_bytes)
-        if not path.is_file():
-            raise InputError(f"{path} does not exist or is no file; give an ONNX file.")
+        path = files.regular(Path(path_or_bytes), "give an ONNX file.")
         source: str | bytes = str(path)
         label = str(path)
     else:
@@ -95,9 +99,55 @@ def session(
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = os.fspath(profile)
-    if name == PROVIDERS["cpu"]:
-        return _create(onnxruntime, source, label, options, name, provider_options)
-    return _create_accelerated(onnxruntime, source, label, options, name, provider_options, debug=debug)
+    with supervision.doing(f"ONNX Runtime loads {label}", LIMIT_SECONDS):
+        if name == PROVIDERS["cpu"]:
+            return _create(onnxruntime, source, label, options, name, provider_options)
+        return _create_accelerated(onnxruntime, source, label, options, name, provider_options, debug=debug)
+
+
+def library() -> Any:
+    """The ``onnxruntime`` module, with its telemetry off.
+
+    Official builds from 1.31 on keep a device identifier and a data base of events under the home folder and send them
+    to Microsoft; the variable is the documented switch (Privacy.md), and counts before the first import.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    with contextlib.suppress(Exception):  # imported by others before; older builds have none
+        onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
+def run(
+    session: Any, names: Sequence[str] | None, feeds: Mapping[str, Any], *, seconds: float = LIMIT_SECONDS
+) -> list[Any]:
+    """The outputs ``names`` (None: all) of a session for ``feeds``, arrays by input name.
+
+    Raises InputError where it has not ended after ``seconds``, and what ONNX Runtime raises.
+    """
+    options = library().RunOptions()
+    options.log_severity_level = _SILENT
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        options.terminate = True
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        # ONNX Runtime looks between two nodes; what does not end inside one is ended from outside.
+        with supervision.doing("ONNX Runtime runs the graph", seconds + 5):
+            return list(session.run(names, dict(feeds), options))
+    except Exception as error:
+        if late.is_set():
+            raise InputError(f"one run did not end within {seconds:g} s: the graph may loop without end; check the "
+                             "file, or give more time") from error
+        raise
+    finally:
+        timer.cancel()
 
 
 def probe(provider: str) -> None:
@@ -119,7 +169,9 @@ def placement(
         runner = session(path, provider=provider, profile=os.path.join(folder, "profile"))
         try:
             with _quiet() as log:
-                runner.run(None, dict(feeds))
+                run(runner, None, feeds)
+        except InputError:
+            raise
         except Exception as error:
             if name == PROVIDERS["cpu"]:
                 raise InputError(
@@ -313,7 +365,7 @@ def _absent_libraries() -> list[str]:
 def _provider_checks() -> list[Check]:
     """One check of each provider worth knowing: CPU, CUDA, and others compiled in."""
     try:
-        import onnxruntime
+        onnxruntime = library()
     except Exception as error:
         return [Check("onnxruntime", False, f"does not import: {_line(error)}", "pip install onnxruntime")]
     available = onnxruntime.get_available_providers()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,10 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cnnexport import bundle
+from cnnexport import bundle, files, supervision
 from cnnexport.errors import BundleError, CnnexportError, InputError, ParityError, ProviderError, UsageError
 
 RUNTIMES = ("ort", "openvino", "reference")
+_TITLES = {"ort": "ONNX Runtime", "openvino": "OpenVINO", "reference": "ONNX's reference evaluator"}
+MAX_TIME = 60.0
+"""Seconds that a runtime may take, unless asked otherwise: a loop in a hostile file never ends."""
+_SLOW = {"reference": 10.0}
+"""How many times as long a runtime may take that is known to be slow."""
 _MOST_ELEMENTS = 1 << 31
 """Elements of the largest tensor that a graph may make; beyond it memory would be at the file's mercy."""
 
@@ -68,12 +72,13 @@ def verify(
     *,
     providers: Sequence[str] = ("cpu",),
     runtimes: Sequence[str] = ("ort",),
+    max_time: float = MAX_TIME,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Verification:
     """Verify a bundle, or as far as that goes a bare ONNX file.
 
     ``runtimes`` are among RUNTIMES; ``providers`` ("cpu", "cuda") are those of ONNX Runtime, each proven to have
-    run the graph.
+    run the graph. ``max_time`` is the seconds that a runtime may take to load and run the file.
 
     Raises:
         UsageError: a runtime that is not installed.
@@ -82,7 +87,7 @@ def verify(
         ProviderError: a provider that cannot be had or did not run the graph.
         BundleError: a bundle incomplete or altered.
     """
-    found = examine(path, providers=providers, runtimes=runtimes, progress=progress)
+    found = examine(path, providers=providers, runtimes=runtimes, max_time=max_time, progress=progress)
     if found.error is not None:
         raise found.error
     return found
@@ -93,6 +98,7 @@ def examine(
     *,
     providers: Sequence[str] = ("cpu",),
     runtimes: Sequence[str] = ("ort",),
+    max_time: float = MAX_TIME,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Verification:
     """As ``verify``, but a check that fails ends the record instead of being raised."""
@@ -109,7 +115,8 @@ def examine(
         checks.append(Check(name, True, detail, round(time.perf_counter() - start, 3)))
 
     try:
-        verified = _examine(path, step, warnings, list(dict.fromkeys(providers)), list(dict.fromkeys(runtimes)))
+        verified = _examine(
+            path, step, warnings, list(dict.fromkeys(providers)), list(dict.fromkeys(runtimes)), max_time)
     except CnnexportError as error:
         # A value that does not fit is no finding about the file.
         if isinstance(error, UsageError):
@@ -120,15 +127,14 @@ def examine(
 
 
 def _examine(
-    path: Path, step: Any, warnings: list[str], providers: Sequence[str], runtimes: Sequence[str]
+    path: Path, step: Any, warnings: list[str], providers: Sequence[str], runtimes: Sequence[str], max_time: float
 ) -> bool:
     """Make the checks; returns whether anything was compared with Keras."""
     _check_runtimes(runtimes, providers)
-    is_bundle = path.is_dir() and any((path / name).exists() for name in (bundle.MANIFEST, bundle.SUMS, bundle.PARITY))
-    if path.is_dir() and not is_bundle:
-        raise InputError(f"{path} is a folder without {bundle.MANIFEST}; give a bundle or an ONNX file")
-    if not is_bundle:
-        _verify_file(path, step, providers, runtimes)
+    if not bundle.is_bundle(path):
+        if files.is_folder(path):
+            raise InputError(f"{path} is a folder without {bundle.MANIFEST}; give a bundle or an ONNX file")
+        _verify_file(path, step, providers, runtimes, max_time)
         return False
 
     manifest: dict[str, Any] = {}
@@ -142,22 +148,16 @@ def _examine(
         return f"{len(manifest['files']) + 2} files"
 
     def schema() -> str:
-        import jsonschema
-
-        text = (Path(bundle.__file__).parent / "manifest.schema.json").read_text(encoding="utf-8")
-        try:
-            jsonschema.validate(manifest, json.loads(text))
-        except jsonschema.ValidationError as error:
-            where = "/".join(map(str, error.absolute_path)) or "its top"
-            raise BundleError(f"{path / bundle.MANIFEST} does not follow its schema at {where}: "
-                              f"{error.message[:150]}; convert the model again") from error
+        bundle.validate(path / bundle.MANIFEST, manifest)
         return f"version {manifest['schema_version']}"
 
     def record() -> str:
         parity.update(bundle.read_parity(path, manifest))
         if parity["passed"] is not True:
             raise ParityError(f"{path / bundle.PARITY} says that the model did not pass; convert it again")
-        return f"passed, worst error {parity['worst_error']:.1e} standard deviations of Keras' output"
+        worst = parity["worst_error"]
+        told = "unknown" if worst is None else f"{worst:.1e}"
+        return f"passed, worst error {told} standard deviations of Keras' output"
 
     step("checksums", checksums)
     step("manifest", schema)
@@ -170,7 +170,7 @@ def _examine(
             name = f"{runtime} on {provider}" if runtime == "ort" else runtime
 
             def vectors(runtime: str = runtime, provider: str = provider, name: str = name) -> str:
-                produced, proof = _run(file, runtime, provider, inputs, list(outputs))
+                produced, proof = _run(file, runtime, provider, inputs, list(outputs), max_time)
                 return f"{_compare(path, name, outputs, produced, parity)}{proof}"
 
             step(name, vectors)
@@ -191,13 +191,16 @@ def _check_runtimes(runtimes: Sequence[str], providers: Sequence[str]) -> None:
             raise UsageError("OpenVINO is not installed here; pip install openvino, or leave --runtime openvino out")
 
 
-def _verify_file(path: Path, step: Any, providers: Sequence[str], runtimes: Sequence[str]) -> None:
+def _verify_file(
+    path: Path, step: Any, providers: Sequence[str], runtimes: Sequence[str], max_time: float
+) -> None:
     step("ONNX checker", lambda: check_model(path))
     feeds = _random_feeds(path)
     for runtime in runtimes:
         for provider in providers if runtime == "ort" else ("cpu",):
             step(f"{runtime} on {provider}" if runtime == "ort" else runtime,
-                 lambda runtime=runtime, provider=provider: "runs" + _run(path, runtime, provider, feeds, None)[1])
+                 lambda runtime=runtime, provider=provider: "runs" + _run(
+                     path, runtime, provider, feeds, None, max_time)[1])
 
 
 def check_model(file: Path) -> str:
@@ -289,9 +292,20 @@ def _random_feeds(file: Path) -> dict[str, Any]:
 
 
 def _run(
-    file: Path, runtime: str, provider: str, feeds: Mapping[str, Any], names: list[str] | None
+    file: Path, runtime: str, provider: str, feeds: Mapping[str, Any], names: list[str] | None, max_time: float
 ) -> tuple[list[Any], str]:
-    """The outputs ``names`` (None: all) of a file in a runtime, and how it is proven where the graph ran."""
+    """The outputs ``names`` (None: all) of a file in a runtime, and how it is proven where the graph ran.
+
+    Raises InputError where that takes longer than ``max_time`` seconds (and is not ended from outside before).
+    """
+    max_time *= _SLOW.get(runtime, 1.0)
+    with supervision.doing(f"{_TITLES[runtime]} runs {file}", max_time):
+        return _run_in(file, runtime, provider, feeds, names, max_time)
+
+
+def _run_in(
+    file: Path, runtime: str, provider: str, feeds: Mapping[str, Any], names: list[str] | None, max_time: float
+) -> tuple[list[Any], str]:
     if runtime == "ort":
         from cnnexport import runtime as runtimes
 
@@ -307,7 +321,10 @@ def _run(
                                     f"proven there")
             proof = f", {placed[wanted]} nodes on {wanted} and none elsewhere"
         try:
-            return list(session.run(names, dict(feeds))), proof
+            # A little less than the time from outside: what ends by itself can still be told in JSON.
+            return runtimes.run(session, names, feeds, seconds=0.9 * max_time), proof
+        except InputError:
+            raise
         except Exception as error:
             raise InputError(f"ONNX Runtime cannot run {file}: {_line(error)}; export it again") from error
     try:

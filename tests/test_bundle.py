@@ -52,24 +52,54 @@ def test_failure_leaves_the_old_bundle_and_nothing_else(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
 
 
-def _dead_process() -> int:
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    return child.pid
-
-
-def test_a_later_run_clears_what_a_killed_one_left(tmp_path: Path) -> None:
-    dead = _dead_process()
-    partial = tmp_path / f".b.partial-{dead}"
+@pytest.mark.parametrize("name", ["b", "m[1]", "a*?"])
+def test_a_later_run_clears_what_a_killed_one_left(tmp_path: Path, name: str) -> None:
+    # Whatever its number: of a process in another container it says nothing, and that of a dead one is given out again.
+    partial = tmp_path / f".{name}.partial-{os.getppid()}"
     partial.mkdir()
-    alive = tmp_path / f".b.partial-{os.getppid()}"
-    alive.mkdir()
-    _bundle(tmp_path / f".b.old-{dead}", "rescued")
-    with pytest.raises(UsageError, match="exists already"):
-        bundle.refuse_existing(tmp_path / "b", force=False)
-    # The kill fell between two renames: the old bundle is back. The running process keeps its folder.
-    assert (tmp_path / "b" / "model.onnx").read_text() == "rescued"
-    assert not partial.exists() and alive.exists()
+    stranger = tmp_path / f".{name}.partial-mine"
+    stranger.mkdir()
+    _bundle(tmp_path / f".{name}.old-123", "rescued")
+    with pytest.raises(UsageError, match="exists already"), bundle.reserved(tmp_path / name):
+        bundle.refuse_existing(tmp_path / name, force=False)
+    # The kill fell between two renames: the old bundle is back.
+    assert (tmp_path / name / "model.onnx").read_text() == "rescued"
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([name, stranger.name])
+
+
+def test_one_writer_at_a_time_and_no_other_place_is_kept_from_writing(tmp_path: Path) -> None:
+    hold = ("import sys, time; from pathlib import Path; from cnnexport import bundle\n"
+            "with bundle.reserved(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)")
+    other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / "b")], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        staged = tmp_path / f".b.partial-{other.pid}"
+        staged.mkdir()
+        with pytest.raises(UsageError, match="another cnnexport is writing"), bundle.reserved(tmp_path / "b"):
+            pass
+        with bundle.reserved(tmp_path / "b2"):
+            pass
+        assert staged.exists()
+    finally:
+        other.kill()
+        other.wait()
+    with bundle.reserved(tmp_path / "b"):
+        assert not staged.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_came_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    with bundle.reserved(tmp_path / "b"), bundle.staging(tmp_path / "b") as folder:
+        _bundle(tmp_path / "b")
+        with pytest.raises(UsageError, match="--force"):
+            bundle.publish(folder, tmp_path / "b", replace=False)
+    assert (tmp_path / "b" / "model.onnx").read_text() == "old"
+
+
+def test_folders_made_for_nothing_go_again(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), bundle.reserved(tmp_path / "new" / "deep" / "b"):
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_force_replaces_bundles_only(tmp_path: Path) -> None:

@@ -67,8 +67,9 @@ class Fork:
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": os.pathsep.join(
             [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "cnnexport.bench.worker", self._file.name], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=None if os.environ.get("CNNEXPORT_DEBUG") == "1" else subprocess.DEVNULL,
+            [sys.executable, "-P", "-m", "cnnexport.bench.worker", self._file.name, str(os.getpid())],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=None if os.environ.get("CNNEXPORT_DEBUG") == "1" else subprocess.DEVNULL,
             env=environment, start_new_session=True)
         self._pending = b""
 

@@ -51,8 +51,7 @@ def _product(size: int) -> bytes:
 def _best(model: bytes, size: int, provider: str, threads: int | None, provider_options: dict[str, str]) -> float:
     """The least seconds of a run of ``model`` on (size, size), of as many as fit the time."""
     import numpy as np
-    import onnxruntime
-
+    onnxruntime = runtime.library()
     options = {k: v for k, v in provider_options.items() if k != "enable_cuda_graph"}
     session = runtime.session(model, provider=provider, threads=threads, provider_options=options or None)
     device = "cuda" if provider == "cuda" else "cpu"

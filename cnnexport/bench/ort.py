@@ -25,8 +25,6 @@ class Session:
     """
 
     def __init__(self, options: dict[str, Any], profile: str | None = None) -> None:
-        import onnxruntime
-
         self.options = options
         self.provider: str = options["provider"]
         self.device = "cuda" if self.provider == "cuda" else "cpu"
@@ -36,7 +34,7 @@ class Session:
             provider_options=options.get("provider_options") or None, profile=profile)
         self.create_seconds = time.perf_counter() - start
         self.feeds = subjects.fill(options["inputs"], options.get("seed", 0))
-        self._ort = onnxruntime
+        self._ort = runtime.library()
         self._inputs = {name: self._on_device(array) for name, array in self.feeds.items()}
         self._outputs: list[tuple[str, str, tuple[int, ...]]] | None = None
         self._captured: Run | None = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cnnexport import bundle, inspection
+from cnnexport import bundle, files, inspection
 from cnnexport.errors import BundleError, InputError, UsageError
 
 UNVERIFIED = "unverified"
@@ -121,14 +121,12 @@ def subject(target: str, shapes: Mapping[str, tuple[int, ...]] | None = None) ->
     manifest: dict[str, Any] = {}
     parity: dict[str, Any] | None = None
     file = path
-    if path.is_dir():
-        if not any((path / name).exists() for name in (bundle.MANIFEST, bundle.SUMS, bundle.PARITY)):
+    if files.is_folder(path):
+        if not bundle.is_bundle(path):
             raise InputError(f"{path} is a folder without {bundle.MANIFEST}; give a bundle or an ONNX file")
-        bundle.check_sums(path)
-        manifest = bundle.read_manifest(path)
-        bundle.check_files(path, manifest, hashed=True)
-        parity = bundle.read_parity(path, manifest)
-        if parity["passed"] is not True:
+        opened = bundle.opened(path)
+        manifest, parity = opened.manifest, opened.parity
+        if not parity["passed"]:
             raise BundleError(f"{path} did not pass its parity gate, so nothing of it is timed; convert it again")
         file = path / "model.onnx"
     model, size, digest = inspection.load(file)

@@ -1,4 +1,4 @@
-"""The process that measures: ``python -m cnnexport.bench.worker BUFFER``.
+"""The process that measures: ``python -m cnnexport.bench.worker BUFFER PARENT``.
 
 One JSON request a line on standard input, one answer a line on standard output. Between the two the parent sleeps, so
 that nothing of ours competes with what is timed; it reads BUFFER, a file mapped by both, when a worker is stopped in
@@ -13,10 +13,10 @@ import mmap
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
+from cnnexport import supervision
 from cnnexport.bench import protocol
 from cnnexport.errors import CnnexportError
 
@@ -120,25 +120,12 @@ class Worker:
         return {"pairs": pairs}
 
 
-def _end_with_parent() -> None:
-    """Leave at once when the parent is gone, even out of a run that never ends."""
-    parent = os.getppid()
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(2.0):
-            if os.getppid() != parent:
-                os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def main(path: str) -> None:
-    """Answer requests until standard input ends."""
+def main(path: str, parent: int) -> None:
+    """Answer requests until standard input ends, or the process ``parent`` does, also out of a run that never ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is no answer
-    _end_with_parent()
+    supervision.die_with(parent)
     with open(path, "r+b") as file:
         buffer = memoryview(mmap.mmap(file.fileno(), CAPACITY * 8)).cast("q")
     worker = Worker(buffer)
@@ -159,4 +146,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))

@@ -23,10 +23,12 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cnnexport import files, supervision
 from cnnexport.errors import BundleError, OutputError, UsageError
 from cnnexport.files import sha256 as sha256
 
@@ -35,13 +37,45 @@ PARITY = "parity.json"
 CARD = "README.md"
 LAYERS = "layers.svg"
 SUMS = "SHA256SUMS"
+_NEWEST = {MANIFEST: 1, PARITY: 2}
+"""The versions of the schemas that are read; older ones are too."""
 _LARGEST_TEXT = 64 << 20
 """Bytes of a manifest, record or list of checksums; no larger one is read."""
 
 
+@contextmanager
+def reserved(target: Path) -> Iterator[None]:
+    """Be the only one who writes ``target`` while the block runs.
+
+    What killed runs left beside it is cleared first, and an old bundle that one took away is put back: who holds the
+    lock knows that none of them is alive, also in other containers. Folders made for it go again if they stay empty.
+
+    Raises:
+        UsageError: another process is writing there.
+        OutputError: the place cannot be written.
+    """
+    made = [p for p in (target.parent, *target.parent.parents) if not os.path.lexists(p)]
+    try:
+        with files.writing(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        lock = target.parent / f".{target.name}.lock"
+        with files.sole_writer(lock, str(target)), supervision.writing_to(target, made):
+            _recover(target)
+            yield
+    finally:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def sweep(target: Path) -> None:
+    """Clear what a killed run left beside ``target``. Raises as ``reserved``."""
+    with reserved(target):
+        pass
+
+
 def refuse_existing(target: Path, *, force: bool) -> None:
     """Raises UsageError where ``target`` exists and may not be replaced."""
-    _recover(target)
     if not os.path.lexists(target):
         return
     if not target.is_dir() or target.is_symlink():
@@ -97,9 +131,18 @@ def require_space(folder: Path, size: int) -> None:
                           "free some space, or give another --output")
 
 
-def publish(folder: Path, target: Path) -> None:
-    """Put ``folder`` at ``target`` in one step; a bundle that was there is removed after."""
-    if os.path.lexists(target):
+def publish(folder: Path, target: Path, *, replace: bool = True) -> None:
+    """Put ``folder`` at ``target`` in one step; a bundle that was there is removed after.
+
+    Raises UsageError where something has come there meanwhile that is not to be replaced.
+    """
+    if not replace:
+        with suppress(OSError):
+            target.rmdir()  # an empty folder is as good as none
+        if os.path.lexists(target):
+            raise UsageError(f"{target} exists already; give --force to replace it, or another --output")
+        os.rename(folder, target)
+    elif os.path.lexists(target):
         old = target.parent / f".{target.name}.old-{os.getpid()}"
         if not _exchange(folder, target):
             os.rename(target, old)
@@ -136,12 +179,10 @@ def _exchange(a: Path, b: Path) -> bool:
 
 def _recover(target: Path) -> None:
     """Clear what a killed run left beside ``target``; put its old bundle back where it was taken away."""
-    if not target.parent.is_dir():
-        return
     for kind in ("old", "partial"):
-        for left in target.parent.glob(f".{target.name}.{kind}-*"):
-            process = left.name.rpartition("-")[2]
-            if not process.isdigit() or _alive(int(process)):
+        start = f".{target.name}.{kind}-"
+        for left in [p for p in target.parent.iterdir() if p.name.startswith(start)]:
+            if not left.name.removeprefix(start).isdigit():
                 continue
             if kind == "old" and not os.path.lexists(target):
                 os.rename(left, target)
@@ -149,32 +190,83 @@ def _recover(target: Path) -> None:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def _alive(process: int) -> bool:
-    if process == os.getpid():
-        return False
-    if sys.platform == "win32":
-        return True  # no harmless way to ask; leave it
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def write_json(path: Path, value: Any) -> None:
     """JSON with two spaces of indentation and a final newline."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder holds what only a bundle has, be it whole or not. Raises InputError for what cannot be told."""
+    return files.is_folder(folder) and any(files.exists(folder / name) for name in (MANIFEST, SUMS, PARITY))
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A bundle whose files are those that were written, with its manifest and the record of its gate.
+
+    ``strangers`` are files that lie in its folder and are no part of it.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    parity: dict[str, Any]
+    strangers: tuple[str, ...]
+
+
+def opened(folder: Path) -> Opened:
+    """The bundle in ``folder``, its checksums, schemas and records checked; nothing else is asked of it.
+
+    Raises BundleError where it is incomplete or altered, or where a file says what none of its kind says.
+    """
+    strangers = check_sums(folder)
+    manifest = read_manifest(folder)
+    validate(folder / MANIFEST, manifest)
+    check_files(folder, manifest, hashed=True)
+    return Opened(folder, manifest, read_parity(folder, manifest), tuple(strangers))
+
+
+def validate(path: Path, value: Any) -> None:
+    """Raises BundleError where the JSON ``value`` of ``path``, a manifest or parity record, does not follow its schema.
+
+    A version of the schema that is newer than ours is told as such.
+    """
+    import jsonschema
+
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    newest = _NEWEST[path.name]
+    if isinstance(version, int) and not isinstance(version, bool) and version > newest:
+        raise BundleError(f"{path} is of schema version {version}, and this cnnexport reads up to {newest}; install a "
+                          "newer one, or convert the model again")
+    text = (Path(__file__).parent / path.name.replace(".json", ".schema.json")).read_text(encoding="utf-8")
+    try:
+        jsonschema.validate(value, json.loads(text))
+    except jsonschema.ValidationError as error:
+        where = "/".join(map(str, error.absolute_path))[:100] or "its top"
+        raise BundleError(f"{path} does not follow its schema at {where}: {error.message[:150]}; convert the model "
+                          "again") from error
+
+
+def _read_json(folder: Path, name: str) -> Any:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON number")
+
+    try:
+        return json.loads(_read_text(folder, name), parse_constant=refuse, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        reason = (str(error).splitlines() or ["no JSON"])[0][:150]
+        raise BundleError(f"{folder / name} cannot be read ({reason}); convert the model again") from error
+
+
+def _finite(text: str) -> float:
+    if abs(value := float(text)) == float("inf"):
+        raise ValueError(f"{text[:20]} is no number that can be held")
+    return value
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a bundle. Raises BundleError where it is missing or is no manifest."""
     path = folder / MANIFEST
-    try:
-        manifest = json.loads(_read_text(folder, MANIFEST))
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} cannot be read ({str(error).splitlines()[0]}); convert the model again") from error
+    manifest = _read_json(folder, MANIFEST)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise BundleError(f"{path} is no manifest of a bundle; convert the model again")
     return manifest
@@ -208,22 +300,30 @@ def check_sums(folder: Path) -> list[str]:
         path = _inside(folder, name)
         if not path.is_file():
             raise BundleError(f"{folder} has no {name}: it is incomplete; convert the model again")
-        if sha256(path) != digest:
+        if _hash(path) != digest:
             raise BundleError(f"{path} was altered after it was written (its SHA-256 is not that of {SUMS}); "
                               "convert the model again")
     found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir() or p.is_symlink()}
     return sorted(found - set(entries) - {SUMS})
 
 
+def _hash(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({files.reason_of(error)}); make it readable") from error
+
+
 def _inside(folder: Path, name: str) -> Path:
     """The file ``name`` of a bundle. Raises BundleError where it is not a file of its own, inside the folder."""
     parts = name.split("/")
     path = folder / name
-    wrong = (not name or "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts)
+    wrong = (not name or len(name) > 4096 or "\\" in name or "\0" in name
+             or any(part in ("", ".", "..") for part in parts)
              or any((folder.joinpath(*parts[:i + 1])).is_symlink() for i in range(len(parts))))
     if wrong or (os.path.lexists(path) and not path.is_file()):
-        raise BundleError(f"{folder} names '{name}', which is no file inside it; not opened: take the bundle from its "
-                          "maker again")
+        raise BundleError(f"{folder} names '{name[:200]}', which is no file inside it; not opened: take the bundle "
+                          "from its maker again")
     return path
 
 
@@ -254,7 +354,7 @@ def check_files(folder: Path, manifest: dict[str, Any], *, hashed: bool = False)
         if not path.is_file():
             raise BundleError(f"{folder} has no {name}: it is incomplete; convert the model again")
         if path.stat().st_size != facts.get("bytes") or (
-                known.get(name) or sha256(path)) != facts.get("sha256"):
+                known.get(name) or _hash(path)) != facts.get("sha256"):
             raise BundleError(f"{path} was altered after it was written (its SHA-256 is not the manifest's); "
                               "convert the model again")
 
@@ -268,12 +368,9 @@ def _sums(folder: Path) -> dict[str, str]:
 def read_parity(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """The parity record of a bundle, which must be of its model file. Raises BundleError where it is not."""
     path = folder / PARITY
-    try:
-        record = json.loads(_read_text(folder, PARITY))
-        bound = record["model_sha256"] == manifest["files"]["model.onnx"]["sha256"]
-        record["passed"], record["tolerance"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BundleError(f"{path} is no parity record; convert the model again") from error
-    if not bound:
+    record = _read_json(folder, PARITY)
+    validate(path, record)
+    facts = manifest["files"].get("model.onnx")
+    if not isinstance(facts, dict) or record["model_sha256"] != facts.get("sha256"):
         raise BundleError(f"{path} is of another model.onnx (its SHA-256 differs); convert the model again")
     return dict(record)

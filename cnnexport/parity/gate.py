@@ -28,6 +28,7 @@ from cnnexport.parity.layers import (
     nodes_of,
 )
 from cnnexport.parity.live import Call
+from cnnexport.parity.precision import Precision, asked, lower_in_file
 from cnnexport.parity.sensitivity import Sensitivity
 from cnnexport.parity.tolerances import Tolerance, tolerance
 
@@ -77,11 +78,15 @@ class GateReference:
     calls: dict[str, Call] = field(default_factory=dict)
     effects: dict[str, float | None] = field(default_factory=dict)
     undefined: dict[str, frozenset[str]] = field(default_factory=dict)
+    precision: Precision = field(default_factory=Precision)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an ONNX file computes what Keras does, and where it first does not."""
+    """Whether an ONNX file computes what Keras does, and where it first does not.
+
+    ``lower_precision`` names what in the file is coarser than Keras was asked to compute.
+    """
 
     passed: bool
     comparisons: tuple[Comparison, ...]
@@ -89,6 +94,7 @@ class Verdict:
     sensitivity: tuple[Sensitivity, ...]
     first_diverging: str | None
     insensitive: tuple[str, ...]
+    lower_precision: str | None = None
 
 
 def reference(
@@ -100,7 +106,6 @@ def reference(
     batch: int | None = None,
     macs: int | None = None,
     kept_heads: Sequence[Any] | None = None,
-    precision: str = "float32",
     layers: bool = True,
     keep_layers: bool = True,
 ) -> GateReference:
@@ -114,7 +119,7 @@ def reference(
     from cnnexport.parity import live, sensitivity
 
     found = heads.heads(model) if kept_heads is None else list(kept_heads)
-    graph = converted.model.graph
+    graph, precision = converted.model.graph, asked(model)
     made: list[Reference] = []
     calls: dict[str, Call] = {}
     effects: dict[str, float | None] = {}
@@ -142,7 +147,7 @@ def reference(
             undefined[tensor.name] = undefined_operators(inner)
     return GateReference(
         references=made, inputs=converted.inputs, outputs=converted.outputs, logits=logits, undefined=undefined,
-        tolerance=tolerance(precision, summed_terms(graph)),
+        tolerance=tolerance(precision.compute, summed_terms(graph)), precision=precision,
         layers=layer_tensors(calls, nodes_of(graph)), calls=calls, effects=effects)
 
 
@@ -157,20 +162,22 @@ def judge(keras: GateReference, path: Path, *, scratch: Path | None = None) -> V
         comparisons = _compare_outputs(keras, exposed)
         agree = bool(comparisons) and all(c.passed for c in comparisons)
         layers = _compare_kept_layers(keras, exposed, agree)
-    sensitivity, insensitive = weigh(keras, layers)
-    passed = agree and all(r.passed is not False for r in layers)
-    return Verdict(
-        passed and not insensitive, tuple(comparisons), tuple(layers), tuple(sensitivity), first_diverging(layers),
-        tuple(insensitive))
+    return _verdict(keras, comparisons, layers, lower_in_file(Path(path), keras.precision))
 
 
 def weighed(keras: GateReference, verdict: Verdict, layers: Sequence[LayerComparison]) -> Verdict:
     """``verdict`` with other ``layers``, from ``stream_layers``."""
+    return _verdict(keras, verdict.comparisons, layers, verdict.lower_precision)
+
+
+def _verdict(
+    keras: GateReference, comparisons: Sequence[Comparison], layers: Sequence[LayerComparison], lower: str | None
+) -> Verdict:
     sensitivity, insensitive = weigh(keras, layers)
-    agree = bool(verdict.comparisons) and all(c.passed for c in verdict.comparisons)
-    passed = agree and all(row.passed is not False for row in layers) and not insensitive
-    return Verdict(
-        passed, verdict.comparisons, tuple(layers), tuple(sensitivity), first_diverging(layers), tuple(insensitive))
+    agree = bool(comparisons) and all(c.passed for c in comparisons)
+    passed = agree and all(row.passed is not False for row in layers) and not insensitive and lower is None
+    return Verdict(passed, tuple(comparisons), tuple(layers), tuple(sensitivity), first_diverging(layers),
+                   tuple(insensitive), lower)
 
 
 def weigh(keras: GateReference, layers: Sequence[LayerComparison]) -> tuple[list[Sensitivity], list[str]]:
@@ -302,9 +309,13 @@ def _compare_kept_layers(keras: GateReference, exposed: Exposed, agree: bool) ->
 
 def run_session(session: Any, names: Sequence[str], arrays: Sequence[Array], ports: Sequence[Port]) -> dict[str, Array]:
     """Run ONNX Runtime on ``arrays`` in Keras' layouts. Raises InputError where that fails."""
+    from cnnexport import runtime
+
     fed = {p.name: to_onnx_layout(a, p) for a, p in zip(arrays, ports)}
     try:
-        return dict(zip(names, session.run(list(names), fed)))
+        return dict(zip(names, runtime.run(session, list(names), fed)))
+    except InputError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"ONNX Runtime cannot run the converted model: {reason}") from error

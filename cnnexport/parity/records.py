@@ -26,6 +26,7 @@ def record(
     layers: Sequence[Any] = (),
     sensitivity: Sequence[Any] = (),
     insensitive: Sequence[str] = (),
+    lower_precision: str | None = None,
 ) -> dict[str, Any]:
     """The record of ``results`` for the model file of that hash; infinite numbers are written as null."""
     # Probabilities have a bound of their own, which their logits set.
@@ -36,6 +37,8 @@ def record(
     reason = None
     if not agree:
         reason = "different"
+    elif lower_precision:
+        reason = "precision"
     elif insensitive:
         reason = "insensitive"
     return {
@@ -52,6 +55,7 @@ def record(
         "kinds": list(dict.fromkeys(r.kind for r in results)),
         "seed": seed,
         "tolerance": (allowed or tolerance()).to_dict(),
+        "lower_precision": lower_precision,
         "worst_error": _number(worst),
         "comparisons": [_values(r) for r in results],
         "layers": [_values(r) for r in layers],

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cnnexport import files
 from cnnexport.bench import statistics
 from cnnexport.errors import InputError
 
@@ -136,15 +137,8 @@ def _estimate(value: Any) -> Estimate:
 def load(path: Path) -> Results:
     """Read one file. Raises InputError where it is none of pytest-benchmark's."""
     try:
-        if path.is_dir():
-            raise InputError(f"{path} is a folder; give a file that `cnnexport bench --save` wrote")
-        if path.stat().st_size > _LARGEST:
-            raise InputError(f"{path} holds over 1 GiB; measure for a shorter time")
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; give a file that `cnnexport bench --save` wrote") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path") from error
+        content = files.read(path, most=_LARGEST, advice="give a file that `cnnexport bench --save` wrote")
+        document = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON, or is cut short; give a file that `cnnexport bench --save` or "
                          "pytest-benchmark wrote") from error

@@ -1,0 +1,325 @@
+"""A command's work in a child process, whose death is seen and told.
+
+Foreign files reach native code (TensorFlow, ONNX Runtime, HDF5, image decoders) that can crash, never end, or ask for
+all memory there is. The parent has imported next to nothing: it waits, passes signals on, holds the child to its
+limits, and puts in order what a dead child left: its folder for temporary files, and what it was about to write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import select
+import shutil
+import signal
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cnnexport import interrupts
+from cnnexport.errors import INTERRUPTED, EndedError, InputError, StoppedError
+
+GRACE_SECONDS = 10.0
+"""How long a child may take to put things in order after a signal before it is killed."""
+_POLL_SECONDS = 0.2
+_MEMORY_SHARE = 0.9
+_SIZE, _STEP, _PLACES = 1 << 16, 8, 8 + 4096
+_NATIVE = {"SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP"}
+
+
+class Board:
+    """What the child says of itself in memory that both see: its step, when that must be over, what it writes to."""
+
+    def __init__(self) -> None:
+        self._map = mmap.mmap(-1, _SIZE)
+
+    def _put(self, place: int, end: int, text: str) -> None:
+        held = text.encode(errors="surrogateescape")[:end - place - 4]
+        self._map[place:place + 4 + len(held)] = struct.pack("<I", len(held)) + held
+
+    def _get(self, place: int, end: int) -> str:
+        (size,) = struct.unpack("<I", self._map[place:place + 4])
+        return self._map[place + 4:place + 4 + min(size, end - place - 4)].decode(errors="surrogateescape")
+
+    @property
+    def deadline(self) -> float:
+        """When the step must be over, of ``time.monotonic``; 0 where it need not."""
+        return float(struct.unpack("<d", self._map[:8])[0])
+
+    @deadline.setter
+    def deadline(self, value: float) -> None:
+        self._map[:8] = struct.pack("<d", value)
+
+    @property
+    def step(self) -> str:
+        return self._get(_STEP, _PLACES)
+
+    @step.setter
+    def step(self, text: str) -> None:
+        self._put(_STEP, _PLACES, text)
+
+    @property
+    def places(self) -> list[list[Path]]:
+        """Where the child was writing, each with the folders that were made for it, innermost first."""
+        return [[Path(p) for p in entry.split("\0")] for entry in self._get(_PLACES, _SIZE).split("\0\0") if entry]
+
+    @places.setter
+    def places(self, places: list[list[Path]]) -> None:
+        self._put(_PLACES, _SIZE, "\0\0".join("\0".join(str(p.absolute()) for p in entry) for entry in places))
+
+
+_board: Board | None = None
+
+
+@contextmanager
+def doing(step: str, seconds: float | None = None) -> Iterator[None]:
+    """Say what the block does, for whoever must tell of its death, and within how many seconds it must be over."""
+    if _board is None:
+        yield
+        return
+    before = (_board.step, _board.deadline)
+    _board.step = step
+    if seconds:
+        # The nearest of the limits that hold.
+        _board.deadline = min(time.monotonic() + seconds, before[1] or float("inf"))
+    try:
+        yield
+    finally:
+        _board.step, _board.deadline = before
+
+
+def note(step: str) -> None:
+    """Say that a step begins, until the next one does."""
+    if _board is not None:
+        _board.step = step
+
+
+@contextmanager
+def writing_to(place: Path, made: Sequence[Path] = ()) -> Iterator[None]:
+    """Say that the block writes beside ``place``: what it leaves there when it dies is swept by ``bundle.sweep``.
+
+    ``made`` are the folders that were made for it, innermost first; they go too where they are empty then.
+    """
+    if _board is None:
+        yield
+        return
+    before = _board.places
+    _board.places = [*before, [place, *made]]
+    try:
+        yield
+    finally:
+        _board.places = before
+
+
+def possible() -> bool:
+    """Whether a child can be made here: by fork, before any library has started threads of its own."""
+    import threading
+
+    return hasattr(os, "fork") and threading.active_count() == 1 and not {"numpy", "tensorflow"} & set(sys.modules)
+
+
+@dataclass
+class _End:
+    """How the child ended: its exit code, or the signal, and whether it was we who ended it, and why."""
+
+    code: int | None = None
+    signal: int | None = None
+    error: Exception | None = None
+
+
+def run(work: Callable[[], int], fail: Callable[[Exception], int]) -> int:
+    """Run ``work`` in a child and return its exit code; of a child that died, ``fail`` prints the error instead.
+
+    ``work`` handles its own errors. Temporary files of the child lie in a folder of its own.
+    """
+    board = Board()
+    storage = _storage()
+    keras = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    had_keras = os.path.lexists(keras)
+    alive, born = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, interrupts.NUMBERS)
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        os.close(alive)
+        _work(work, board, storage, parent)
+    os.close(born)
+    try:
+        end = _watch(child, alive, board)
+        if storage is not None:
+            shutil.rmtree(storage, ignore_errors=True)
+        if not had_keras:
+            _remove_configuration(keras)
+        if end.code is not None and end.error is None:
+            return end.code
+        from cnnexport import bundle
+
+        for place, *made in board.places:
+            with contextlib.suppress(Exception):
+                bundle.sweep(place)
+            for folder in made:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+        assert end.error is not None
+        return fail(end.error)
+    finally:
+        os.close(alive)
+
+
+def _storage() -> Path | None:
+    import tempfile
+
+    try:
+        return Path(tempfile.mkdtemp(prefix="cnnexport-"))
+    except OSError:
+        return None  # the step that needs one will say so
+
+
+def _remove_configuration(keras: Path) -> None:
+    """Remove the settings file that Keras writes at its first import, where that is all that is there."""
+    with contextlib.suppress(OSError):
+        if os.listdir(keras) == ["keras.json"]:
+            os.unlink(keras / "keras.json")
+            os.rmdir(keras)
+
+
+def _work(work: Callable[[], int], board: Board, storage: Path | None, parent: int) -> None:
+    """The child's whole life."""
+    global _board
+    import tempfile
+
+    from cnnexport.start import leave
+
+    code = 1
+    try:
+        _board = board
+        die_with(parent)
+        if storage is not None:
+            os.environ["TMPDIR"] = tempfile.tempdir = str(storage)
+        interrupts.take_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts.NUMBERS)
+        code = work()
+    except interrupts.Interrupted:
+        code = INTERRUPTED
+    finally:
+        # A library that crashes at its own end must not spoil what is done.
+        leave(code)
+
+
+def die_with(parent: int) -> None:
+    """End this process when its parent ends, however that comes about (Linux; elsewhere a thread looks)."""
+    if sys.platform.startswith("linux"):
+        import ctypes
+
+        set_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None, use_errno=True).prctl(set_death_signal, signal.SIGKILL, 0, 0, 0)
+    else:
+        import threading
+
+        def look() -> None:
+            while os.getppid() == parent:
+                time.sleep(1.0)
+            os._exit(1)
+
+        threading.Thread(target=look, daemon=True).start()
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _watch(child: int, alive: int, board: Board) -> _End:
+    """Wait for the child; pass signals on, and end it where it passes a limit."""
+    wake, waker = os.pipe()
+    os.set_blocking(waker, False)
+    came: list[int] = []
+
+    def arrived(number: int, frame: object) -> None:
+        came.append(number)
+        with contextlib.suppress(OSError):
+            os.write(waker, b"x")
+
+    for number in interrupts.NUMBERS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, arrived)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts.NUMBERS)
+    limit = _memory_limit()
+    told: float | None = None
+    error: Exception | None = None
+    while True:
+        ready, _, _ = select.select([alive, wake], [], [], _POLL_SECONDS)
+        if alive in ready:
+            break
+        if wake in ready:
+            os.read(wake, 64)
+        now = time.monotonic()
+        if came and told is None:
+            told = now
+            os.kill(child, came[0])
+        elif error is None and told is None:
+            error = _passed_limit(child, board, limit, now)
+        if error is not None or (told is not None and now - told > GRACE_SECONDS):
+            os.kill(child, signal.SIGKILL)
+            break
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        if came and code != INTERRUPTED:
+            return _End(code, error=StoppedError("interrupted, when the command had come to its end"))
+        return _End(code)
+    if error is None:
+        stopped = StoppedError(f"interrupted during: {board.step}" if board.step else "interrupted")
+        error = stopped if came else _death(-code, board.step)
+    return _End(signal=-code, error=error)
+
+
+def _passed_limit(child: int, board: Board, limit: int, now: float) -> Exception | None:
+    deadline = board.deadline
+    if deadline and now > deadline:
+        return InputError(f"it takes too long ({board.step}), and was ended at its time limit; check the file, or give "
+                          "more time (verify: --max-time)")
+    used = _memory_of(child)
+    if used > limit:
+        return EndedError(f"the machine's memory does not hold this: {used / 1e9:.1f} GB were in use ({board.step}), "
+                          f"{limit / 1e9:.1f} GB are allowed; check the file, try a smaller model or batch, or set "
+                          "CNNEXPORT_MEMORY_GB")
+    return None
+
+
+def _death(number: int, step: str) -> Exception:
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    during = f" during: {step}" if step else ""
+    if name == "SIGKILL":
+        return EndedError(f"the process was killed (SIGKILL){during}; most likely the machine's memory ran out: try a "
+                          "smaller model or batch, or a machine with more")
+    what = "native code crashed" if name in _NATIVE else "the process was ended"
+    return EndedError(f"{what} ({name}){during}; nothing half-written was left. A damaged or hostile file can do this, "
+                      "or a fault in the library that ran: CNNEXPORT_DEBUG=1 shows its log")
+
+
+def _memory_limit() -> int:
+    """Bytes that the child may take: nine tenths of the machine's or the container's, or CNNEXPORT_MEMORY_GB."""
+    asked = os.environ.get("CNNEXPORT_MEMORY_GB", "")
+    with contextlib.suppress(ValueError, OverflowError):
+        if (gigabytes := float(asked)) > 0:
+            return int(gigabytes * 1e9)
+    total = 1 << 62
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return int(total * _MEMORY_SHARE)
+
+
+def _memory_of(process: int) -> int:
+    """Bytes of memory that a process holds for itself; 0 where the system does not tell."""
+    try:
+        text = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith(("RssAnon:", "RssShmem:"))) * 1024
