@@ -28,6 +28,8 @@ _MEMORY = re.compile(
     r"failed to map segment|cannot (?:re)?allocate|bad[_ ]alloc|OOM when allocating|out of memory|unable to allocate|"
     r"failed to allocate memory|cannot create (?:new )?thread|can't start new thread|memory exhausted", re.IGNORECASE)
 _DEPTH = 12
+_STRANGE = (SystemError, ImportError, OSError, RuntimeError, AttributeError)
+"""What libraries raise where a limit on memory (``ulimit -v``) let them load by half."""
 
 
 def describe(error: BaseException) -> tuple[str, int]:
@@ -41,7 +43,7 @@ def describe(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         # What the system refuses is no fault of ours, wherever it is met.
         wrong = error.filename if error.filename is not None else error.filename2
-        place = "a file" if wrong is None or isinstance(wrong, int) else str(
+        place = "a file, or standard output," if wrong is None or isinstance(wrong, int) else str(
             wrong.decode(errors="backslashreplace") if isinstance(wrong, bytes) else wrong)
         written = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
         told = "cannot be written" if written else "cannot be read or written"
@@ -58,10 +60,26 @@ def short_of_memory(error: BaseException) -> bool:
             break
         if isinstance(seen, MemoryError) or (isinstance(seen, OSError) and seen.errno == errno.ENOMEM):
             return True
-        if not isinstance(seen, CnnexportError) and _MEMORY.search(str(seen)[:20_000]):
+        if not isinstance(seen, CnnexportError) and (
+                _MEMORY.search(str(seen)[:20_000]) or (isinstance(seen, _STRANGE) and _address_space_is_full())):
             return True
         seen = seen.__cause__ or seen.__context__
     return False
+
+
+def _address_space_is_full() -> bool:
+    """Whether this process has come near its limit on address space (Linux; elsewhere nothing is known)."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit == resource.RLIM_INFINITY:
+            return False
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            peak = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmPeak:"))
+    except (ImportError, OSError, ValueError, StopIteration):
+        return False
+    return peak > 0.9 * limit
 
 
 class CnnexportError(Exception):

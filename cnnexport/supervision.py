@@ -285,9 +285,10 @@ def _passed_limit(child: int, board: Board, limit: int, now: float) -> Exception
                           "more time (verify: --max-time)")
     used = _memory_of(child)
     if used > limit:
-        return EndedError(f"the machine's memory does not hold this: {used / 1e9:.1f} GB were in use ({board.step}), "
-                          f"{limit / 1e9:.1f} GB are allowed; check the file, try a smaller model or batch, or set "
-                          "CNNEXPORT_MEMORY_GB")
+        during = f" during: {board.step}" if board.step else ""
+        return EndedError(
+            f"the memory does not hold this: {used / 1e9:.3g} GB were in use and {limit / 1e9:.3g} GB are allowed{during}; "
+            "check the file, try a smaller model or batch, or set CNNEXPORT_MEMORY_GB")
     return None
 
 
@@ -299,7 +300,7 @@ def _death(number: int, step: str) -> Exception:
                           "smaller model or batch, or a machine with more")
     what = "native code crashed" if name in _NATIVE else "the process was ended"
     return EndedError(f"{what} ({name}){during}; nothing half-written was left. A damaged or hostile file can do this, "
-                      "or a fault in the library that ran: CNNEXPORT_DEBUG=1 shows its log")
+                      "too little memory, or a fault in the library that ran: CNNEXPORT_DEBUG=1 shows its log")
 
 
 def _memory_limit() -> int:

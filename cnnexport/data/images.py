@@ -13,9 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnexport import files
 from cnnexport.architectures.spec import Preprocessing
 from cnnexport.errors import InputError
 
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+"""What Pillow may take a file for, by its content: others start programs (EPS), or are little used and tested."""
+_ACCEPTED = "PNG, JPEG, BMP, GIF, WebP, TIFF and PPM are read"
+_MOST_BYTES = 1 << 30
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 """Those that ``keras.utils.image_dataset_from_directory`` reads."""
 LUMA = (0.2989, 0.5870, 0.1140)
@@ -63,16 +68,19 @@ def preparation(facts: dict[str, Any], height: int, width: int) -> Preparation:
 def decode(path: Path) -> NDArray[np.uint8]:
     """The pixels of an image file: uint8 (height, width) if grey, else (height, width, 3) in RGB; the first frame.
 
-    Raises InputError naming a file that is missing, no image, truncated or absurdly large.
+    Its content decides what it is, never its name: one of FORMATS. Raises InputError naming a file that is missing, no
+    image of these, truncated or absurdly large.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
-    if not path.is_file():
+    if not files.exists(path):
         raise InputError(f"{path} does not exist or is no file; give an image")
+    if files.regular(path, "give an image").stat().st_size > _MOST_BYTES:
+        raise InputError(f"{path} is larger than any image should be (over {_MOST_BYTES >> 20} MiB); make it smaller")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 if image.mode.startswith("I;16"):
                     return (np.asarray(image) >> 8).astype(np.uint8)
                 if image.mode in ("I", "F"):
@@ -83,6 +91,10 @@ def decode(path: Path) -> NDArray[np.uint8]:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise InputError(f"{path} is larger than any image should be ({error}); make it smaller") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path} is no image that can be read ({_ACCEPTED}); remove it or save it again") from error
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow's decoders raise many kinds
         reason = " ".join(str(error).replace(str(path), "it").split())[:200] or type(error).__name__
         raise InputError(f"{path} is no image that can be read ({reason}); remove it or save it again") from error

@@ -6,6 +6,8 @@ Everything is checked here, before any training starts; what is wrong is named i
 from __future__ import annotations
 
 import hashlib
+import os
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnexport import files
+from cnnexport.data import arrays as stored
 from cnnexport.data.images import SUFFIXES, Preparation, decode, prepare
 from cnnexport.errors import InputError
 
@@ -105,10 +109,11 @@ def load(
         found = _keras(str(source))
     else:
         path = Path(source)
-        if not path.exists():
+        if not files.exists(path):
             raise InputError(f"there is no data set called '{source}' and no such path; give one of "
                              f"{', '.join(NAMED)}, an .npz file or a folder of images")
-        found = _folder(path, progress) if path.is_dir() else _npz(path, classes, training=training)
+        found = (_folder(path, progress) if files.is_folder(path)
+                 else _npz(files.regular(path, "give an .npz file or a folder of images"), classes, training=training))
     if classes is not None and len(found.class_names) != classes:
         raise InputError(f"{found.name} has {len(found.class_names)} classes, and --classes says {classes}; leave it "
                          "out")
@@ -166,19 +171,12 @@ def _keras(name: str) -> Dataset:
 def _npz(path: Path, classes: int | None, *, training: bool) -> Dataset:
     """An ``.npz`` file with Keras' keys: x_train, y_train and, if there are any, x_test and y_test."""
     needed = {"x_train", "y_train"} if training else set()
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names = list(getattr(file, "files", []))
-            if not needed <= set(names) or not {"x_train", "x_test"} & set(names):
-                raise InputError(f"{path} has no x_train and y_train (it has {', '.join(names[:8]) or 'nothing'}); "
-                                 "name its arrays as Keras' data sets do")
-            arrays = {key: file[key] for key in _KEYS if key in names}
-            given = file["class_names"] if "class_names" in names else None
-    except InputError:
-        raise
-    except Exception as error:  # zipfile, NumPy and zlib raise many kinds
-        reason = " ".join(str(error).split())[:150] or type(error).__name__
-        raise InputError(f"{path} is no .npz file that can be read ({reason}); save it by numpy.savez") from error
+    names, arrays = stored.read(path, _KEYS, ("class_names",))
+    if not needed <= set(names) or not {"x_train", "x_test"} & set(names):
+        raise InputError(f"{path} has no x_train and y_train (it has {_listing(names)}); "
+                         "name its arrays as Keras' data sets do")
+    given = arrays.pop("class_names", None)
+    arrays = {key: arrays[key] for key in _KEYS if key in arrays}
     for part in ("train", "test"):
         if (f"x_{part}" in arrays) != (f"y_{part}" in arrays):
             raise InputError(f"{path} has only one of x_{part} and y_{part}; give both or neither")
@@ -199,6 +197,7 @@ def _npz(path: Path, classes: int | None, *, training: bool) -> Dataset:
         scale = 255.0  # 0..1, as many notebooks store them
     count = _classes(path, y, arrays.get("y_test", y[:0]), classes, training=training)
     names = [str(i) for i in range(count)] if given is None else [str(n) for n in np.asarray(given).reshape(-1)]
+    _check_names(path, names)
     if len(names) != count:
         raise InputError(f"{path} has {len(names)} class_names for {count} classes; name each, or none")
     if "x_test" in arrays:
@@ -207,6 +206,17 @@ def _npz(path: Path, classes: int | None, *, training: bool) -> Dataset:
     else:
         train, test, origin = _hold_out(x, y, scale)
     return Dataset(path.name, str(path.resolve()), tuple(names), train, test, digest, origin)
+
+
+def _listing(names: Sequence[str]) -> str:
+    return ", ".join(repr(n)[1:-1][:40] for n in names[:8]) or "nothing"
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    """Refuse names of classes that cannot be printed, or written to a file of text."""
+    # Control characters, lone surrogates (of a name that is not UTF-8), separators of lines.
+    if bad := next((n for n in names if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in n)), None):
+        raise InputError(f"{path} has the class name {ascii(bad)[:80]}, which cannot be printed; rename it")
 
 
 def _check_images(path: Path, part: str, images: NDArray[Any], labels: NDArray[np.int64]) -> None:
@@ -220,9 +230,6 @@ def _check_images(path: Path, part: str, images: NDArray[Any], labels: NDArray[n
     if len(images) != len(labels):
         raise InputError(f"{path}: {name} holds {len(images)} images and y_{part} {len(labels)} labels; they must "
                          "match one by one")
-    if not (images.dtype == bool or np.issubdtype(images.dtype, np.integer)
-            or np.issubdtype(images.dtype, np.floating)):
-        raise InputError(f"{path}: {name} is of type {images.dtype}; pixels are numbers")
     bad = np.flatnonzero(~np.isfinite(images.reshape(len(images), -1)).all(axis=1))
     if len(bad):
         raise InputError(f"{path}: {name} has NaN or infinite pixels in {len(bad)} images, the first at index "
@@ -264,9 +271,9 @@ def _folder(path: Path, progress: Callable[[str], None]) -> Dataset:
     progress("read")
     if train is None or not any(others.values()):
         names = [child.name for child in children]
-        files, labels = _listed(path, names)
-        _check_files(path, files, whole)
-        parts = _hold_out(tuple(files), labels)
+        images, labels = _listed(path, names)
+        _check_files(path, images, whole)
+        parts = _hold_out(tuple(images), labels)
         return Dataset(path.name, str(path.resolve()), tuple(names), parts[0], parts[1], whole.hexdigest(), parts[2])
     names = [child.name for child in _subfolders(train)]
     found: dict[str, Split] = {}
@@ -275,9 +282,9 @@ def _folder(path: Path, progress: Callable[[str], None]) -> Dataset:
             continue
         if unknown := sorted({child.name for child in _subfolders(place)} - set(names)):
             raise InputError(f"{place} has the class '{unknown[0]}', which {train} has not; make them alike")
-        files, labels = _listed(place, names, all_needed=kind == "train")
-        _check_files(path, files, whole)
-        found[kind] = Split(tuple(files), labels)
+        images, labels = _listed(place, names, all_needed=kind == "train")
+        _check_files(path, images, whole)
+        found[kind] = Split(tuple(images), labels)
     origin = "the folder's own test images"
     if "test" not in found:
         # Validation images choose the epoch, so they cannot be the test's.
@@ -287,35 +294,54 @@ def _folder(path: Path, progress: Callable[[str], None]) -> Dataset:
 
 
 def _subfolders(path: Path) -> list[Path]:
+    """The folders in a folder, whose names are those of classes."""
+    found = [p for p in _entries(path) if files.is_folder(p) and not p.name.startswith(".")]
+    _check_names(path, [p.name for p in found])
+    return found
+
+
+def _entries(path: Path) -> list[Path]:
     try:
-        return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+        return sorted(path.iterdir())
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); make it readable") from error
+        raise InputError(f"{path} cannot be read ({files.reason_of(error)}); make it readable") from error
+
+
+def _images_in(path: Path) -> list[Path]:
+    """The images in a folder and in those in it, in order; links to folders are not followed."""
+    found: list[Path] = []
+    waiting = [path]
+    while waiting:
+        for entry in _entries(waiting.pop()):
+            if files.is_folder(entry):
+                waiting += [] if entry.is_symlink() else [entry]
+            elif entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".") and files.exists(entry):
+                found.append(files.regular(entry, "remove it"))
+    return sorted(found)
 
 
 def _listed(path: Path, names: Sequence[str], *, all_needed: bool = True) -> tuple[list[Path], NDArray[np.int64]]:
     """The images of each class, in the order of their names."""
-    files: list[Path] = []
+    images: list[Path] = []
     labels: list[int] = []
     for index, name in enumerate(names):
         place = path / name
-        own = sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
-                     and not p.name.startswith(".")) if place.is_dir() else []
+        own = _images_in(place) if files.is_folder(place) else []
         if not own and all_needed:
             raise InputError(f"{place} has no images ({', '.join(SUFFIXES)}); add some, or remove the folder")
-        files += own
+        images += own
         labels += [index] * len(own)
-    if not files:
+    if not images:
         raise InputError(f"{path} has no images ({', '.join(SUFFIXES)}); give a folder with one sub-folder a class")
-    return files, np.asarray(labels, np.int64)
+    return images, np.asarray(labels, np.int64)
 
 
-def _check_files(root: Path, files: Sequence[Path], whole: Any) -> None:
+def _check_files(root: Path, images: Sequence[Path], whole: Any) -> None:
     """Decode each file once, so that a broken one is named now and not in the middle of an epoch."""
-    for file in files:
+    for file in images:
         decode(file)
-        whole.update(f"{file.relative_to(root).as_posix()}\0".encode())
-        whole.update(hashlib.sha256(file.read_bytes()).digest())
+        whole.update(os.fsencode(f"{file.relative_to(root).as_posix()}\0"))
+        whole.update(bytes.fromhex(files.sha256(file)))
 
 
 def _check_learnable(found: Dataset) -> None:
