@@ -287,7 +287,7 @@ def _passed_limit(child: int, board: Board, limit: int, now: float) -> Exception
     if used > limit:
         during = f" during: {board.step}" if board.step else ""
         return EndedError(
-            f"the memory does not hold this: {used / 1e9:.3g} GB were in use and {limit / 1e9:.3g} GB are allowed{during}; "
+            f"the memory does not hold this: {used / 1e9:.3g} GB were in use, {limit / 1e9:.3g} GB are allowed{during}; "
             "check the file, try a smaller model or batch, or set CNNEXPORT_MEMORY_GB")
     return None
 

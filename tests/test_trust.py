@@ -229,6 +229,28 @@ def test_too_little_memory_is_called_so(tmp_path: Path, kilobytes: int) -> None:
     assert left(tmp_path) == []
 
 
+@pytest.mark.skipif(subprocess.run(["which", "setpriv"], capture_output=True).returncode != 0 or os.geteuid() != 0,
+                    reason="needs root, who gives up the right to read everything, and setpriv")
+def test_what_may_not_be_read_is_named(bundle: Path, tmp_path: Path) -> None:
+    import shutil
+
+    for name in ("model", "folder"):
+        shutil.copytree(bundle, tmp_path / name)
+    shutil.copytree(bundle, tmp_path / "closed" / "b")
+    for path in (tmp_path / "model" / "model.onnx", tmp_path / "folder" / "test_data_set_0", tmp_path / "closed"):
+        path.chmod(0)
+        os.chown(path, 65534, 65534)
+    away = "setpriv --bounding-set=-dac_override,-dac_read_search --inh-caps=-all cnnexport "
+    for line, codes in {"verify model": (6,), "inspect model": (6,), "bench model": (6,), "verify folder": (6,),
+                        "evaluate folder --data digits": (6,), "inspect closed/b": (3,), "verify closed/b": (3,),
+                        "report closed/r.json": (3,), "predict model closed/a.png": (3, 6),
+                        "convert closed/m.keras": (3,),
+                        "convert lenet5 -o closed/new": (2,), "train lenet5 -o closed/r": (2,),
+                        "train lenet5 --data closed/a.npz": (3,), "compare closed/r.json closed/r.json": (3,)}.items():
+        done = run(cwd=tmp_path, shell=away + line)
+        assert done.code in codes and complaint(done) is None, (line, done)
+
+
 def test_names_are_shown_and_cut_and_numbers_bounded(bundle: Path, tmp_path: Path) -> None:
     import onnx
     from onnx import TensorProto as T

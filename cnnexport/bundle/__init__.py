@@ -316,6 +316,13 @@ def _hash(path: Path) -> str:
 
 def _inside(folder: Path, name: str) -> Path:
     """The file ``name`` of a bundle. Raises BundleError where it is not a file of its own, inside the folder."""
+    try:
+        return _found_inside(folder, name)
+    except OSError as error:
+        raise BundleError(f"{folder / name} cannot be read ({files.reason_of(error)}); make it readable") from error
+
+
+def _found_inside(folder: Path, name: str) -> Path:
     parts = name.split("/")
     path = folder / name
     wrong = (not name or len(name) > 4096 or "\\" in name or "\0" in name
