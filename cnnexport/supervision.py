@@ -8,6 +8,7 @@ limits, and puts in order what a dead child left: its folder for temporary files
 from __future__ import annotations
 
 import contextlib
+import importlib
 import mmap
 import os
 import select
@@ -28,7 +29,7 @@ GRACE_SECONDS = 10.0
 """How long a child may take to put things in order after a signal before it is killed."""
 _POLL_SECONDS = 0.2
 _MEMORY_SHARE = 0.9
-_SIZE, _STEP, _PLACES = 1 << 16, 8, 8 + 4096
+_SIZE, _HEARD, _STEP, _PLACES = 1 << 16, 8, 16, 16 + 4096
 _NATIVE = {"SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP"}
 
 
@@ -56,6 +57,15 @@ class Board:
         self._map[:8] = struct.pack("<d", value)
 
     @property
+    def heard(self) -> bool:
+        """Whether the child has taken a signal."""
+        return self._map[_HEARD] != 0
+
+    @heard.setter
+    def heard(self, value: bool) -> None:
+        self._map[_HEARD] = int(value)
+
+    @property
     def step(self) -> str:
         return self._get(_STEP, _PLACES)
 
@@ -64,13 +74,13 @@ class Board:
         self._put(_STEP, _PLACES, text)
 
     @property
-    def places(self) -> list[list[Path]]:
-        """Where the child was writing, each with the folders that were made for it, innermost first."""
-        return [[Path(p) for p in entry.split("\0")] for entry in self._get(_PLACES, _SIZE).split("\0\0") if entry]
+    def places(self) -> list[list[str]]:
+        """Where the child was writing: what puts a place in order, the place, the folders that were made for it."""
+        return [entry.split("\0") for entry in self._get(_PLACES, _SIZE).split("\0\0") if entry]
 
     @places.setter
-    def places(self, places: list[list[Path]]) -> None:
-        self._put(_PLACES, _SIZE, "\0\0".join("\0".join(str(p.absolute()) for p in entry) for entry in places))
+    def places(self, places: list[list[str]]) -> None:
+        self._put(_PLACES, _SIZE, "\0\0".join("\0".join(entry) for entry in places))
 
 
 _board: Board | None = None
@@ -99,17 +109,24 @@ def note(step: str) -> None:
         _board.step = step
 
 
-@contextmanager
-def writing_to(place: Path, made: Sequence[Path] = ()) -> Iterator[None]:
-    """Say that the block writes beside ``place``: what it leaves there when it dies is swept by ``bundle.sweep``.
+def heard() -> None:
+    """Say that a signal was taken: the parent need not pass it on."""
+    if _board is not None:
+        _board.heard = True
 
-    ``made`` are the folders that were made for it, innermost first; they go too where they are empty then.
+
+@contextmanager
+def writing_to(place: Path, sweep: str, made: Sequence[Path] = ()) -> Iterator[None]:
+    """Say that the block writes to ``place``: if the process dies in it, its parent calls ``sweep``.
+
+    That is ``module:function``, and is given the place. ``made`` are the folders that were made for it, innermost
+    first; they go too where they are empty then.
     """
     if _board is None:
         yield
         return
     before = _board.places
-    _board.places = [*before, [place, *made]]
+    _board.places = [*before, [sweep, *(str(path.absolute()) for path in (place, *made))]]
     try:
         yield
     finally:
@@ -159,14 +176,13 @@ def run(work: Callable[[], int], fail: Callable[[Exception], int]) -> int:
             _remove_configuration(keras)
         if end.code is not None and end.error is None:
             return end.code
-        from cnnexport import bundle
-
-        for place, *made in board.places:
+        for sweep, place, *made in board.places:
+            module, _, name = sweep.partition(":")
             with contextlib.suppress(Exception):
-                bundle.sweep(place)
+                getattr(importlib.import_module(module), name)(Path(place))
             for folder in made:
                 with contextlib.suppress(OSError):
-                    folder.rmdir()
+                    os.rmdir(folder)
         assert end.error is not None
         return fail(end.error)
     finally:
@@ -203,7 +219,7 @@ def _work(work: Callable[[], int], board: Board, storage: Path | None, parent: i
         die_with(parent)
         if storage is not None:
             os.environ["TMPDIR"] = tempfile.tempdir = str(storage)
-        interrupts.take_signals()
+        interrupts.take_signals(heard)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts.NUMBERS)
         code = work()
     except interrupts.Interrupted:
@@ -249,7 +265,9 @@ def _watch(child: int, alive: int, board: Board) -> _End:
             signal.signal(number, arrived)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts.NUMBERS)
     limit = _memory_limit()
+    terminal = any(os.isatty(number) for number in range(3))
     told: float | None = None
+    passed_on = False
     error: Exception | None = None
     while True:
         ready, _, _ = select.select([alive, wake], [], [], _POLL_SECONDS)
@@ -258,10 +276,13 @@ def _watch(child: int, alive: int, board: Board) -> _End:
         if wake in ready:
             os.read(wake, 64)
         now = time.monotonic()
-        if came and told is None:
-            told = now
-            os.kill(child, came[0])
-        elif error is None and told is None:
+        if came:
+            told = told or now
+            # A terminal sends Ctrl-C to the child too, for which a second one would mean: leave at once.
+            if not passed_on and not board.heard and (not terminal or now - told > _POLL_SECONDS / 2):
+                passed_on = True
+                os.kill(child, came[0])
+        elif error is None:
             error = _passed_limit(child, board, limit, now)
         if error is not None or (told is not None and now - told > GRACE_SECONDS):
             os.kill(child, signal.SIGKILL)
@@ -287,8 +308,8 @@ def _passed_limit(child: int, board: Board, limit: int, now: float) -> Exception
     if used > limit:
         during = f" during: {board.step}" if board.step else ""
         return EndedError(
-            f"the memory does not hold this: {used / 1e9:.3g} GB were in use, {limit / 1e9:.3g} GB are allowed{during}; "
-            "check the file, try a smaller model or batch, or set CNNEXPORT_MEMORY_GB")
+            f"the memory does not hold this: {used / 1e9:.3g} GB were in use, {limit / 1e9:.3g} GB are allowed"
+            f"{during}; check the file, try a smaller model or batch, or set CNNEXPORT_MEMORY_GB")
     return None
 
 

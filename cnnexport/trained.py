@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,31 @@ from cnnexport.data.images import preparation
 from cnnexport.errors import InputError
 from cnnexport.evaluation import Classifier, same_predictions
 from cnnexport.training import batch_of, predictions, runs
-from cnnexport.training.measures import interval
+from cnnexport.training.measures import interval, same_measure
 
 
 @dataclass(frozen=True)
 class TestSet:
-    """The test images of a run. ``said`` are the classes (N,) that Keras gives them, None until it was asked."""
+    """The test images of a run. ``said`` are the classes (N,) that Keras gives them, None until it was asked.
+
+    ``right`` is the number of right ones that the run measured; None where nobody did.
+    """
 
     data: str
     sha256: str
     split: Split
     preparation: Preparation
     said: NDArray[np.int64] | None = None
+    right: int | None = None
 
     def asked(self, model: Any) -> TestSet:
-        """With what ``model`` says."""
+        """With what ``model`` says. Raises InputError where that is not as good as the run measured."""
         said = predictions(model, self.split, self.preparation).argmax(axis=1).astype(np.int64)
-        return TestSet(self.data, self.sha256, self.split, self.preparation, said)
+        right, count = int((said == self.split.labels).sum()), len(self.split)
+        if self.right is not None and not same_measure(right, self.right, count):
+            raise InputError(f"the run's model classifies {right} of {count} test images rightly and its "
+                             f"{runs.METRICS} says {self.right}, so one of the two is not the run's; train again")
+        return replace(self, said=said)
 
     def judge(self, classifier: Classifier) -> dict[str, Any]:
         """The accuracy of a model file in ONNX Runtime, and whether it says what Keras said, image by image.
@@ -70,21 +78,25 @@ def load(path: Path, *, unsafe_load: bool = False) -> TrainedModel:
     from cnnexport import models
 
     run = runs.finished(path)
-    record, measured = run.record, runs.metrics(run)
-    data = record["data"]
+    data, facts = run.record["data"], run.record["preprocessing"]
     try:
-        found = sources.load(data["source"], classes=len(data["classes"]))
+        measured = runs.metrics(run)
+        right, provenance = int(measured["correct"]), _provenance(run, measured)
+        source, checksum, labels = str(data["source"]), data["sha256"], tuple(map(str, data["classes"]))
+        prepared = preparation(facts, facts["image"]["height"], facts["image"]["width"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path / runs.RUN} is no record of a training run; train again") from error
+    try:
+        found = sources.load(source, classes=len(labels))
     except InputError as error:
         raise InputError(f"the data that {path} was trained on cannot be read, so its accuracy cannot be measured "
                          f"again: {error}") from error
-    if found.sha256 != data["sha256"]:
-        raise InputError(f"the data at {data['source']} is not what {path} was trained on (its checksum differs), so "
+    if found.sha256 != checksum:
+        raise InputError(f"the data at {source} is not what {path} was trained on (its checksum differs), so "
                          "its accuracy cannot be measured again; bring the data back")
-    facts = record["preprocessing"]
-    prepared = preparation(facts, facts["image"]["height"], facts["image"]["width"])
     model = models.load_model(path / runs.MODEL, unsafe_load=unsafe_load)
-    return TrainedModel(model, _provenance(run, measured), prepared, tuple(data["classes"]),
-                        TestSet(found.name, found.sha256, found.test, prepared))
+    return TrainedModel(model, provenance, prepared, labels,
+                        TestSet(found.name, found.sha256, found.test, prepared, right=right))
 
 
 def _provenance(run: runs.Run, measured: dict[str, Any]) -> dict[str, Any]:

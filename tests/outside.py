@@ -41,7 +41,7 @@ def complaint(done: Done) -> str | None:
     """What is wrong with the way a command ended, None where nothing is."""
     if "Traceback" in done.err + done.out:
         return "a traceback"
-    if "unexpected" in done.err:
+    if "error: unexpected " in done.err:
         return "an error of ours"
     if done.code not in CODES:
         return f"exit code {done.code}"

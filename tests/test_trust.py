@@ -105,6 +105,20 @@ def test_no_orphan_and_no_litter_after_a_signal(boom: Path, tmp_path: Path, numb
         assert left(tmp_path) == ["home", "tmp"]
 
 
+@linux
+def test_a_training_that_dies_before_its_first_epoch_leaves_nothing(tmp_path: Path) -> None:
+    process = subprocess.Popen([COMMAND, "train", "lenet5", "--batch-size", "1", "-o", "runs/r"], cwd=tmp_path,
+                               stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not (tmp_path / "runs" / "r" / "run.json").exists():
+        time.sleep(0.02)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGBUS)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 8 and "SIGBUS" in err and err.count("\n") == 1, err
+    assert left(tmp_path) == []
+
+
 def _loop(path: Path) -> None:
     """A graph whose Loop never ends."""
     import onnx
@@ -341,7 +355,7 @@ def test_a_coarser_precision_in_the_file_is_named_and_loosens_nothing(tmp_path: 
 
     from cnnexport import convert
     from cnnexport.against import verify_against
-    from cnnexport.errors import ParityError
+    from cnnexport.errors import InputError, ParityError
 
     class Coarse(keras.layers.Layer):
         def call(self, x):  # type: ignore[no-untyped-def]
@@ -371,6 +385,10 @@ def test_a_coarser_precision_in_the_file_is_named_and_loosens_nothing(tmp_path: 
     onnx.save(model, tmp_path / "planted.onnx")
     found = verify_against(tmp_path / "planted.onnx", str(tmp_path / "m.keras"))
     assert not found.passed and "planted1" in str(found.verdict.lower_precision) and found.max_error <= 1e-3
+
+    with pytest.raises(InputError, match="bfloat16"):
+        convert(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, dtype="bfloat16")]),
+                output=tmp_path / "brain")
 
     # What was asked for is no fault: layers of a half-precision policy, variables stored so.
     half = keras.Sequential([keras.Input((12, 12, 3)), keras.layers.Conv2D(8, 3, bias_initializer="normal",

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cnnexport import files
+from cnnexport import files, supervision
 from cnnexport.bench import machine, measure
 from cnnexport.bench.forks import Fork, Interrupted, Stop
 from cnnexport.bench.plan import LATENCY, THROUGHPUT, Goal, Row
@@ -220,6 +220,7 @@ def _signals(stop: Stop) -> Iterator[None]:
     def handler(number: int, frame: Any) -> None:
         if stop.requested:
             raise KeyboardInterrupt
+        supervision.heard()
         stop.request(number)
 
     previous = {}

@@ -59,7 +59,7 @@ def reserved(target: Path) -> Iterator[None]:
         with files.writing(target.parent):
             target.parent.mkdir(parents=True, exist_ok=True)
         lock = target.parent / f".{target.name}.lock"
-        with files.sole_writer(lock, str(target)), supervision.writing_to(target, made):
+        with files.sole_writer(lock, str(target)), supervision.writing_to(target, f"{__name__}:sweep", made):
             _recover(target)
             yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from cnnexport.conversion.ports import Port
 from cnnexport.conversion.skeleton import skeleton
 from cnnexport.conversion.trace import Trace
 from cnnexport.conversion.translate import inherit_scopes
+from cnnexport.errors import InputError
 
 _DTYPES = {"float32": "FLOAT", "float64": "DOUBLE"}
 """ONNX' names for dtypes, where they are not Keras' in capitals."""
@@ -101,7 +103,10 @@ def _shape(port: Port) -> ir.Shape:
 
 
 def finish(model: ir.Model, name: str, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
-    """Set versions and names, and infer every shape from the ports alone."""
+    """Set versions and names, and infer every shape from the ports alone.
+
+    Raises InputError for a type that the operator set does not compute in.
+    """
     import onnx
 
     graph = model.graph
@@ -124,4 +129,11 @@ def finish(model: ir.Model, name: str, inputs: Sequence[Port], outputs: Sequence
         if value.shape is None or (any(d is not None for d in port.shape) and all(
                 not isinstance(d, int) for d in value.shape)):
             value.shape = _shape(port)
-    onnx.checker.check_model(skeleton(model), full_check=True)
+    try:
+        onnx.checker.check_model(skeleton(model), full_check=True)
+    except Exception as error:
+        if (found := re.search(r"op_type:\s*(\w+).*unsupported type: tensor\((\w+)\)", str(error), re.S)) is None:
+            raise
+        raise InputError(f"model '{name}' computes {found[1]} in {found[2]}, which ONNX's opset "
+                         f"{graph.opset_imports['']} does not; give its layers another dtype policy (float32, or "
+                         "mixed_float16), or try a higher --opset") from error

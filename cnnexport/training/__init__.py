@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -18,14 +20,18 @@ from cnnexport import data as sources
 from cnnexport.architectures.spec import Architecture, Preprocessing
 from cnnexport.data import Dataset, Preparation, Split
 from cnnexport.data.sources import limited, stratified
-from cnnexport.errors import InputError, OutputError, UsageError
+from cnnexport.errors import CnnexportError, InputError, OutputError, UsageError
+from cnnexport.files import regular, sha256
 from cnnexport.training import runs
+from cnnexport.training.measures import AGREEING, same_measure
 from cnnexport.training.options import Options, resolve
 
 RUNS = Path("runs")
 _GREY = Preprocessing("pixels 0..255, grey, divided by 255", "grey", 1 / 255, (0.0,), (), (0.0, 1.0))
 _RGB = Preprocessing("pixels 0..255, RGB, divided by 255", "RGB", 1 / 255, (0.0, 0.0, 0.0), (), (0.0, 1.0))
 _TEST_BYTES = 64 << 20
+_LOOSE = 0.03
+"""As ``AGREEING``, where the history was computed in 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +68,12 @@ def train(
 
     ``data`` is one of ``data.NAMED``, an ``.npz`` file or a folder; ``weights`` ("random", "imagenet" or a file) are
     those it starts from; ``options`` are ``options.Options``. A run that was stopped goes on from its last epoch when
-    it is asked for again with the same options and data; ``force`` starts anew.
+    it is asked for again with the same options and data, and ends as it had ended; ``force`` starts anew.
 
     Raises:
-        UsageError: values that do not go together, or a place that cannot be written.
+        UsageError: values that do not go together, a place that cannot be written or that another process writes to.
         InputError: data or weights that cannot be read, fetched or learned from, or a training that diverged.
+        CnnexportError: the trained model does not classify as its history says.
     """
     from cnnexport import architectures
 
@@ -81,7 +88,13 @@ def train(
     if shape[2] not in (1, 3):
         raise UsageError(f"input shape {'x'.join(map(str, shape))} has {shape[2]} channels; images have 1 or 3")
     folder = Path(output) if output is not None else RUNS / spec.name
-    runs.refuse_existing(folder, force=force)
+    try:
+        runs.refuse_existing(folder, force=force)
+    except UsageError:
+        runs.tidy(folder)
+        raise
+    if _is_file(weights):
+        regular(Path(weights), "give random, imagenet or a Keras weights or model file")
     say({"step": "data"})
     found = sources.load(data, classes=classes)
     architectures.check_options(
@@ -90,12 +103,17 @@ def train(
     training, validation, found = _parts(found, chosen)
     preparation = Preparation(int(shape[0] or 0), int(shape[1] or 0), int(shape[2]), recipe_of(spec, int(shape[2])))
     asked = _asked(spec, found, chosen, weights, preparation, groups, training, validation)
-    with runs.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    record = _begin(folder, asked, force=force)
-    with _deterministic(chosen.seed):
-        return _train(spec, found, training, validation, chosen, weights, preparation, groups, folder, record,
-                      unsafe_load, say)
+    with runs.opened(folder):
+        try:
+            runs.refuse_existing(folder, force=force)  # again: another process may have ended it meanwhile
+            record = None if force else _unfinished(folder, asked)
+            with _deterministic(chosen.seed):
+                return _train(spec, found, training, validation, chosen, weights, preparation, groups, folder, asked,
+                              record, unsafe_load, say)
+        except BaseException:
+            with contextlib.suppress(CnnexportError, OSError):
+                runs.settle(folder)
+            raise
 
 
 def recipe_of(spec: Architecture, channels: int) -> Preprocessing:
@@ -130,9 +148,7 @@ def _asked(
     training: Split, validation: Split | None,
 ) -> dict[str, Any]:
     """What decides how a run goes: a stopped one goes on only if all of this is the same."""
-    from cnnexport.models import sha256
-
-    file = weights not in ("random", "imagenet")
+    file = _is_file(weights)
     return {
         "architecture": {"name": spec.name, "family": spec.family, "source": str(spec.source)},
         "options": {**chosen.to_dict(), "weights": Path(weights).name if file else weights, "groups": groups,
@@ -146,28 +162,37 @@ def _asked(
     }
 
 
-def _begin(folder: Path, asked: dict[str, Any], *, force: bool) -> dict[str, Any]:
-    """The record of a run that begins, or that goes on. Raises UsageError where another one has finished epochs."""
-    from cnnexport.bundle.manifest import versions
-    from cnnexport.training.loop import clear_features
+def _is_file(weights: str) -> bool:
+    return weights not in ("random", "imagenet")
 
-    if runs.is_run(folder) and not force and (folder / runs.CHECKPOINT).is_file():
-        record = runs.read(folder).record
-        changed = [part for part in asked if record.get(part) != asked[part]]
-        if changed:
-            details = [f"{part}: {key} was {record[part].get(key)!r} and is {asked[part][key]!r}"
-                       for part in changed for key in asked[part] if record[part].get(key) != asked[part][key]]
-            raise UsageError(f"{folder} holds an unfinished run with other options ({details[0][:200]}); give the same "
-                             "ones to go on, --force to start anew, or another --output")
-        return record
-    runs.clear(folder)
-    clear_features(folder)
+
+def _unfinished(folder: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of the run that goes on; None where none has finished an epoch. Raises UsageError for another one."""
+    if not (runs.is_run(folder) and (folder / runs.CHECKPOINT).is_file()):
+        return None
+    record = runs.read(folder).record
+    for part, now in asked.items():
+        then = record.get(part)
+        if then == now:
+            continue
+        then = then if isinstance(then, dict) else {}
+        key = next((k for k in sorted({*now, *then}) if now.get(k) != then.get(k)), "")
+        details = f"{part}: {key} was {then.get(key)!r} and is {now.get(key)!r}"
+        raise UsageError(f"{folder} holds an unfinished run with other options ({details[:200]}); give the same ones "
+                         "to go on, --force to start anew, or another --output")
+    return record
+
+
+def _begin(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """The record of a run that begins, in its place."""
+    from cnnexport.bundle.manifest import versions
+
     record = {
         "schema_version": runs.SCHEMA_VERSION, "state": "running", **asked,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "versions": versions(),
         "machine": {"cores": os.cpu_count()},
     }
-    runs.write_json(folder / runs.RUN, record)
+    runs.begin(folder, record)
     return record
 
 
@@ -190,9 +215,11 @@ def _deterministic(seed: int) -> Iterator[None]:
 
 def _train(
     spec: Architecture, found: Dataset, training: Split, validation: Split | None, chosen: Options, weights: str,
-    preparation: Preparation, groups: bool, folder: Path, record: dict[str, Any], unsafe_load: bool,
-    say: Callable[[dict[str, Any]], None],
+    preparation: Preparation, groups: bool, folder: Path, asked: dict[str, Any], record: dict[str, Any] | None,
+    unsafe_load: bool, say: Callable[[dict[str, Any]], None],
 ) -> TrainedRun:
+    import keras
+
     from cnnexport import architectures
     from cnnexport.training import loop
     from cnnexport.training.batches import Images
@@ -203,17 +230,31 @@ def _train(
     classes = len(found.class_names)
     model = architectures.build(spec.name, weights=weights, seed=chosen.seed, input_shape=shape, classes=classes,
                                 groups=groups, unsafe_load=unsafe_load)
-    learner = _in_mixed_precision(spec, model, shape, classes, groups) if chosen.mixed_precision else model
+    # One of its own to compile: the model that is written holds no optimizer, at whatever epoch this session began.
+    learner = (_in_mixed_precision(spec, model, shape, classes, groups) if chosen.mixed_precision
+               else keras.Model(model.inputs[0], model.outputs[0]))
     _renew_statistics(learner, -(-len(training) // chosen.batch_size))
     images = Images(training, preparation)
     held = None if validation is None else Images(validation, preparation)
-    state = loop.learn(learner, images, held, chosen, folder, say)
+    if record is None:
+        # Only now: what could not be built or read has not cost the run that was there.
+        record = _begin(folder, asked)
+    else:
+        runs.sweep(folder)
+    of = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    state = loop.learn(learner, images, held, chosen, folder, say, of)
     del images, held
-    if learner is not model:
+    if chosen.mixed_precision:
         model.set_weights(learner.get_weights())
 
     say({"step": "measure"})
+    checked = None if validation is None else _checked(
+        folder, validation.labels, predictions(model, validation, preparation, say), state.chosen_row,
+        _LOOSE if chosen.mixed_precision else AGREEING)
     probabilities = predictions(model, found.test, preparation, say)
+    if not np.isfinite(probabilities).all():
+        raise InputError("the trained network answers with values that are no numbers: the training diverged; give a "
+                         f"smaller --learning-rate than {chosen.learning_rate:g} (with --force)")
     measured = _measured(found, probabilities)
     frozen_front = not chosen.augment and bool(spec.backbone)
     metrics = {
@@ -223,10 +264,9 @@ def _train(
         "trainable_parameters": int(sum(np.prod(v.shape) for v in learner.trainable_weights)),
         "epochs": len(state.rows), "features_cached": frozen_front,
         "seconds": {k: round(v, 3) for k, v in state.seconds.items()},
-        "last_epoch": state.rows[-1],
+        "last_epoch": state.rows[-1], "validation": checked,
     }
     _finish(folder, model, found, probabilities, metrics, state.rows, record, began)
-    loop.clear_features(folder)
     return TrainedRun(folder, runs.read(folder).record, metrics, state.rows, state.resumed)
 
 
@@ -241,6 +281,23 @@ def _renew_statistics(model: Any, steps: int) -> None:
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
             layer.momentum = min(layer.momentum, max(0.5, 1 - 5 / steps))
+
+
+def _checked(
+    folder: Path, labels: NDArray[np.int64], said: NDArray[np.float32], row: dict[str, Any], share: float
+) -> dict[str, Any]:
+    """The accuracy of the final model on the images held out, beside the one that the history has for its epoch.
+
+    Raises CnnexportError where they differ by more than ``share`` of the images: such a model is not what was trained.
+    """
+    right, count, then = int((said.argmax(axis=1) == labels).sum()), len(labels), row["val_accuracy"]
+    if not same_measure(right, round(then * count), count, share):
+        raise CnnexportError(
+            f"{folder} is not finished: its model classifies {right} of {count} validation images rightly and its "
+            f"history says {round(then * count)} (epoch {row['epoch']}), so these are not the weights that were "
+            "trained; give --force to train anew, and report it if it comes again")
+    return {"images": count, "correct": right, "accuracy": right / count, "epoch": row["epoch"],
+            "history_accuracy": then}
 
 
 def _measured(found: Dataset, probabilities: NDArray[np.float32]) -> dict[str, Any]:
@@ -295,8 +352,7 @@ def _finish(
     folder: Path, model: Any, found: Dataset, probabilities: NDArray[np.float32], metrics: dict[str, Any],
     rows: list[dict[str, Any]], record: dict[str, Any], began: float,
 ) -> None:
-    """Write what the run leaves, the record last; only then the checkpoint goes."""
-    from cnnexport.bundle import sha256
+    """Write what the run leaves, the record last; only then what it could go on from goes."""
     from cnnexport.training import pictures
 
     title = f"{record['architecture']['name']} on {found.name}"
@@ -316,13 +372,11 @@ def _finish(
     runs.write_text(folder / runs.HISTORY, runs.history_csv(rows))
     metrics["seconds"]["session"] = round(time.perf_counter() - began, 3)
     runs.write_json(folder / runs.METRICS, metrics)
-    names = (runs.MODEL, runs.HISTORY, runs.METRICS, runs.CURVES, runs.CONFUSION, runs.MISTAKES)
     runs.write_json(folder / runs.RUN, {
         **record, "state": "finished",
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "files": {name: sha256(folder / name) for name in names}})
-    for name in (runs.CHECKPOINT, runs.BEST):
-        (folder / name).unlink(missing_ok=True)
+        "files": {name: sha256(folder / name) for name in runs.RESULTS}})
+    runs.forget(folder)
 
 
 def format_run(made: TrainedRun) -> str:

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnexport.errors import InputError, OutputError
+from cnnexport.files import sha256
 from cnnexport.onednn import sound_gradients
 from cnnexport.training import frozen, runs
 from cnnexport.training.batches import Images, order_of, stream
 from cnnexport.training.options import Options
 
-_FEATURES = "features"
 _FRONT_BATCH, _FRONT_BYTES = 256, 16 << 20
 _TELL_SECONDS = 0.1
 _IN_MEMORY = 1 << 30
@@ -37,17 +37,29 @@ class Phase:
 
 @dataclass
 class State:
-    """How far a run has come: epochs finished, their rows, seconds spent, and the arrays to go on with.
+    """How far a run has come, and all that it goes on from: a checkpoint is this, and nothing beside it counts.
 
-    ``resumed`` is the number of epochs that were finished before this session.
+    ``arrays`` are those of the phase with number ``phase``: weights and optimizer after epoch ``epoch``, or, once the
+    phase is ``over``, its final weights. ``chosen`` is the epoch whose weights the phase ends with, as far as it has
+    come; where that is not the last one, ``best`` are they. ``features`` holds the checksums of the files of features
+    in use. ``resumed`` is the number of epochs that were finished before this session.
     """
 
     epoch: int = 0
+    phase: int = 0
+    over: bool = False
+    chosen: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
-    stopped: list[str] = field(default_factory=list)
+    features: dict[str, str] = field(default_factory=dict)
     arrays: list[NDArray[Any]] | None = None
+    best: list[NDArray[Any]] | None = None
     resumed: int = 0
+
+    @property
+    def chosen_row(self) -> dict[str, Any]:
+        """The row of the epoch ``chosen``."""
+        return next(row for row in self.rows if row["epoch"] == self.chosen)
 
 
 Report = Callable[[dict[str, Any]], None]
@@ -63,36 +75,29 @@ def phases(options: Options) -> list[Phase]:
 
 
 def learn(
-    model: Any, training: Images, validation: Images | None, options: Options, folder: Path, say: Report
+    model: Any, training: Images, validation: Images | None, options: Options, folder: Path, say: Report, of: str = ""
 ) -> State:
     """Train ``model`` in place, from the last epoch that ``folder`` holds a state of; returns the final state.
 
-    Raises OutputError where ``folder`` cannot be written; the state before is intact then.
+    A state counts that says it is one ``of`` this run. However often and wherever a run was stopped, ``model`` ends
+    with the weights that it has when it was not. Raises OutputError where ``folder`` cannot be written; the state
+    before is intact then.
     """
-    state = restore(folder)
+    state = restore(folder, of)
     state.resumed = state.epoch
     if state.resumed:
         say({"resumed": state.resumed})
     start = 0
-    for phase in phases(options):
-        end = start + phase.epochs
-        if state.epoch == start and state.arrays is not None:
-            # The phase before ended in this state; what learned in it learns in this one too.
-            before = _part(model, options)[1]
-            put(before, None, state.arrays)
-            _restore_best(before, folder, options)
+    for number, phase in enumerate(phases(options)):
         for layer in frozen.backbone_layers(model, phase.unfrozen):
             layer.trainable = True
-        if phase.name in state.stopped:
-            state.epoch = max(state.epoch, end)
-        if state.epoch < end:
-            _phase(model, training, validation, options, phase, start, state, folder, say)
-        elif phase is phases(options)[-1] and state.arrays is not None:
-            # Killed after the last epoch: only its weights are missing.
-            part = _part(model, options)[1]
-            put(part, None, state.arrays)
-            _restore_best(part, folder, options)
-        start = end
+        if number == state.phase and state.over and state.arrays is not None:
+            # What learned in this phase learns in the next one too, and begins there with what it ends with here.
+            put(_part(model, options)[1], None, state.arrays)
+        elif number >= state.phase:
+            _phase(model, training, validation, options, number, start, state, folder, say, of)
+            runs.forget_features(folder)
+        start += phase.epochs
     return state
 
 
@@ -103,21 +108,26 @@ def _part(model: Any, options: Options) -> tuple[Any, Any]:
 
 
 def _phase(
-    model: Any, training: Images, validation: Images | None, options: Options, phase: Phase, start: int, state: State,
-    folder: Path, say: Report,
+    model: Any, training: Images, validation: Images | None, options: Options, number: int, start: int, state: State,
+    folder: Path, say: Report, of: str,
 ) -> None:
     import keras
 
+    phase = phases(options)[number]
     front, part = _part(model, options)
     steps = -(-training.count // options.batch_size)
     part.compile(optimizer=optimizer(options, phase.learning_rate, steps * phase.epochs),
                  loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     part.optimizer.build(part.trainable_variables)
-    if state.epoch > start and state.arrays is not None:
+    if number == state.phase and state.arrays is not None:
         put(part, part.optimizer, state.arrays)
+    else:
+        state.chosen = 0
     learned, held = (training, validation) if front is None else _features(
         front, training, validation, options, phase, folder, state, say)
-    best = _best(state, start)
+    kept = (state.best or state.arrays or [])[:len(variables(part))]
+    lowest = state.chosen_row["val_loss"] if state.chosen and options.early_stopping else np.inf
+    epochs = range(max(state.epoch, start), start + phase.epochs)
     began = told = time.perf_counter()
 
     def batch_ends(batch: int, logs: dict[str, Any]) -> None:
@@ -125,34 +135,38 @@ def _phase(
         # Reading the measures takes longer than a step of a small network.
         if (now := time.perf_counter()) - told >= _TELL_SECONDS:
             told = now
-            say({"epoch": state.epoch + 1, "batch": batch + 1, "batches": steps,
+            say({"epoch": max(state.epoch, start) + 1, "batch": batch + 1, "batches": steps,
                  **{k: float(v) for k, v in logs.items()}})
 
     def epoch_ends(epoch: int, logs: dict[str, Any]) -> None:
-        nonlocal best, began
+        nonlocal kept, lowest, began
         row: dict[str, Any] = {
             "epoch": epoch + 1, "phase": phase.name, **{k: round(float(v), 6) for k, v in logs.items()},
             "learning_rate": float(np.asarray(part.optimizer.learning_rate))}
-        if not np.isfinite(row["loss"]):
+        if not np.isfinite([row["loss"], row.get("val_loss", 0.0)]).all():
             raise InputError(f"the loss is no number after epoch {epoch + 1}: the training diverged; give a smaller "
                              f"--learning-rate than {phase.learning_rate:g} (with --force), or a smaller --batch-size")
         now = time.perf_counter()
         began, seconds = now, now - began
         state.rows.append(row)
-        state.epoch = epoch + 1
+        state.epoch, state.phase, state.over = epoch + 1, number, epoch + 1 == epochs.stop
         state.seconds[phase.name] = state.seconds.get(phase.name, 0.0) + seconds
-        state.arrays = arrays(part, part.optimizer)
-        if options.early_stopping:
-            if best is None or row["val_loss"] < best[1]:
-                best = (epoch, row["val_loss"])
-                _write(folder / runs.BEST, {}, state.arrays[:len(variables(part))])
-            elif epoch - best[0] >= options.early_stopping:
-                state.stopped.append(phase.name)
-                part.stop_training = True
-        checkpoint(folder, state)
+        state.arrays, state.best = arrays(part, part.optimizer), None
+        if not options.early_stopping or row["val_loss"] < lowest:
+            state.chosen = epoch + 1
+            if options.early_stopping:
+                lowest, kept = row["val_loss"], [a.copy() for a in state.arrays[:len(variables(part))]]
+        else:
+            state.best = kept
+            state.over |= epoch + 1 - state.chosen >= options.early_stopping
+        if state.over:
+            # The last state of a phase is its result: there is no moment at which the one is there without the other.
+            state.arrays = (state.best or state.arrays)[:len(variables(part))]
+            state.best, state.features = None, {}
+            part.stop_training = True
+        checkpoint(folder, state, of)
         say({**row, "seconds": seconds})
 
-    epochs = range(state.epoch, start + phase.epochs)
     orders = np.stack([order_of(training.count, options.seed, epoch) for epoch in epochs])
     with sound_gradients():
         part.fit(
@@ -161,10 +175,8 @@ def _phase(
             validation_data=None if held is None else held.batches(np.arange(held.count)[None], options.batch_size),
             class_weight=_class_weights(np.asarray(training.labels)) if options.class_weights == "balanced" else None,
             callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=batch_ends, on_epoch_end=epoch_ends)])
-    _restore_best(part, folder, options)
-    state.epoch, state.arrays = start + phase.epochs, arrays(part, None)
-    checkpoint(folder, state)
-    (folder / runs.BEST).unlink(missing_ok=True)
+    assert state.over and state.arrays is not None
+    put(part, None, state.arrays)
 
 
 @dataclass(frozen=True)
@@ -202,19 +214,25 @@ def _features(
     front: Any, training: Images, validation: Images | None, options: Options, phase: Phase, folder: Path,
     state: State, say: Report,
 ) -> tuple[Features, Features | None]:
-    """The front's features of all images, computed once and kept in the run's folder until it ends."""
+    """The front's features of all images, computed once and kept in the run's folder until the phase ends.
+
+    A file counts that the state knows: what another run left there, or a machine that failed, is computed anew.
+    """
     found: list[Features | None] = []
     for kind, images in (("train", training), ("validation", validation)):
         if images is None:
             found.append(None)
             continue
-        path = folder / f"{_FEATURES}-{phase.name}-{kind}.npy"
+        path = folder / f"{runs.FEATURES}-{phase.name}-{kind}.npy"
         shape = (images.count, *front.output.shape[1:])
-        values = _cached(path, shape)
+        known = state.features.get(path.name)
+        values = _cached(path, shape) if known and path.is_file() and sha256(path) == known else None
         if values is None:
             began = time.perf_counter()
             with runs.replacing(path, durable=False) as place:
                 _compute(front, images, place, say)
+            with runs.writing(path):
+                state.features[path.name] = sha256(path)
             state.seconds["features"] = state.seconds.get("features", 0.0) + time.perf_counter() - began
             values = _cached(path, shape)
         if values is None:
@@ -250,12 +268,6 @@ def _compute(front: Any, images: Images, place: Path, say: Report) -> None:
             file.write(np.ascontiguousarray(values).data)
             done += len(values)
             say({"features": done, "images": images.count})
-
-
-def clear_features(folder: Path) -> None:
-    """Remove the cached features of a run."""
-    for path in folder.glob(f"{_FEATURES}-*.npy"):
-        path.unlink(missing_ok=True)
 
 
 def optimizer(options: Options, rate: float, steps: int) -> Any:
@@ -318,43 +330,30 @@ def put(part: Any, optimizer: Any, values: list[NDArray[Any]]) -> None:
         place.assign(value)
 
 
-def _best(state: State, start: int) -> tuple[int, float] | None:
-    rows = [row for row in state.rows if row["epoch"] > start and "val_loss" in row]
-    row = min(rows, key=lambda r: r["val_loss"], default=None)
-    return None if row is None else (row["epoch"] - 1, row["val_loss"])
-
-
-def _restore_best(part: Any, folder: Path, options: Options) -> None:
-    if options.early_stopping and (folder / runs.BEST).is_file():
-        put(part, None, _read(folder / runs.BEST)[1])
-
-
-def checkpoint(folder: Path, state: State) -> None:
-    """Write the state, and the history that it holds."""
-    facts = {"epoch": state.epoch, "rows": state.rows, "seconds": state.seconds, "stopped": state.stopped}
-    _write(folder / runs.CHECKPOINT, facts, state.arrays or [])
+def checkpoint(folder: Path, state: State, of: str = "") -> None:
+    """Write the state of the run that ``of`` tells, and the history that it holds."""
+    facts = {"of": of, "epoch": state.epoch, "phase": state.phase, "over": state.over, "chosen": state.chosen,
+             "rows": state.rows, "seconds": state.seconds, "features": state.features}
+    held: dict[str, Any] = {f"{kind}{i}": value for kind, values in (("a", state.arrays), ("b", state.best))
+                            for i, value in enumerate(values or [])}
+    with runs.replacing(folder / runs.CHECKPOINT) as place, open(place, "wb") as file:
+        np.savez(file, facts=np.asarray(json.dumps(facts)), **held)
     runs.write_text(folder / runs.HISTORY, runs.history_csv(state.rows))
 
 
-def restore(folder: Path) -> State:
-    """The state that a run's folder holds; a new one where it holds none."""
+def restore(folder: Path, of: str = "") -> State:
+    """The state that a run's folder holds; a new one where it holds none, or that of another run."""
     path = folder / runs.CHECKPOINT
     if not path.is_file():
         return State()
-    facts, values = _read(path)
-    return State(facts["epoch"], facts["rows"], facts["seconds"], facts["stopped"], values)
-
-
-def _write(path: Path, facts: dict[str, Any], values: list[NDArray[Any]]) -> None:
-    with runs.replacing(path) as place, open(place, "wb") as file:
-        held: dict[str, Any] = {f"a{i}": v for i, v in enumerate(values)}
-        np.savez(file, facts=np.asarray(json.dumps(facts)), **held)
-
-
-def _read(path: Path) -> tuple[dict[str, Any], list[NDArray[Any]]]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return json.loads(str(file["facts"])), [file[f"a{i}"] for i in range(len(file.files) - 1)]
+            facts = json.loads(str(file["facts"]))
+            if facts.pop("of") != of:
+                return State()
+            taken, best = ([file[f"{kind}{i}"] for i in range(sum(name[0] == kind for name in file.files))]
+                           for kind in "ab")
+            return State(**facts, arrays=taken, best=best or None)
     except Exception as error:  # zipfile, NumPy and JSON raise many kinds
         raise InputError(f"{path} cannot be read, so the run cannot go on ({str(error)[:100]}); give --force to train "
                          "anew") from error

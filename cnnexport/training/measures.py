@@ -9,6 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+AGREEING = 0.005
+"""The share of images that one network may classify otherwise where its sums are added up in another order."""
+
+
+def same_measure(right: int, other: int, images: int, share: float = AGREEING) -> bool:
+    """Whether two numbers of right answers to the same images can be those of one network."""
+    return abs(right - other) <= max(1, share * images)
+
 
 def interval(right: int, count: int) -> tuple[float, float]:
     """The 95 % interval of a share of ``right`` in ``count``: Wilson's (Wilson, JASA 22, 1927)."""
