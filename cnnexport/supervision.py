@@ -29,6 +29,8 @@ GRACE_SECONDS = 10.0
 """How long a child may take to put things in order after a signal before it is killed."""
 _POLL_SECONDS = 0.2
 _MEMORY_SHARE = 0.9
+_STORAGE = "cnnexport-work-"
+_SETTLED_SECONDS = 10.0
 _SIZE, _HEARD, _STEP, _PLACES = 1 << 16, 8, 16, 16 + 4096
 _NATIVE = {"SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP"}
 
@@ -190,12 +192,38 @@ def run(work: Callable[[], int], fail: Callable[[Exception], int]) -> int:
 
 
 def _storage() -> Path | None:
+    """A new folder for temporary files, locked while this process or its child lives; None where none can be made.
+
+    Those of processes that were killed together with their parent are removed.
+    """
+    import fcntl
     import tempfile
 
     try:
-        return Path(tempfile.mkdtemp(prefix="cnnexport-"))
+        made = Path(tempfile.mkdtemp(prefix=_STORAGE))
+        fcntl.flock(os.open(made, os.O_RDONLY), fcntl.LOCK_EX)
     except OSError:
         return None  # the step that needs one will say so
+    with contextlib.suppress(OSError):
+        for left in [p for p in made.parent.iterdir() if p.name.startswith(_STORAGE) and p != made]:
+            _remove_if_left(left)
+    return made
+
+
+def _remove_if_left(folder: Path) -> None:
+    """Remove a folder for temporary files that no process holds any more."""
+    import fcntl
+
+    with contextlib.suppress(OSError):
+        held = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
+        try:
+            facts = os.fstat(held)
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # One that was made just now may not be locked yet.
+            if facts.st_uid == os.getuid() and time.time() - facts.st_mtime > _SETTLED_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(held)
 
 
 def _remove_configuration(keras: Path) -> None:
@@ -295,7 +323,7 @@ def _watch(child: int, alive: int, board: Board) -> _End:
         return _End(code)
     if error is None:
         stopped = StoppedError(f"interrupted during: {board.step}" if board.step else "interrupted")
-        error = stopped if came else _death(-code, board.step)
+        error = stopped if came else death(-code, board.step)
     return _End(signal=-code, error=error)
 
 
@@ -313,7 +341,8 @@ def _passed_limit(child: int, board: Board, limit: int, now: float) -> Exception
     return None
 
 
-def _death(number: int, step: str) -> Exception:
+def death(number: int, step: str) -> EndedError:
+    """The error that tells of a process that died of signal ``number`` during ``step``."""
     name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
     during = f" during: {step}" if step else ""
     if name == "SIGKILL":

@@ -17,8 +17,17 @@ from typing import Any
 
 import numpy as np
 
+from cnnexport import supervision
 from cnnexport.bench.worker import CAPACITY, views
-from cnnexport.errors import BundleError, CnnexportError, InputError, ParityError, ProviderError, UsageError
+from cnnexport.errors import (
+    BundleError,
+    CnnexportError,
+    EndedError,
+    InputError,
+    ParityError,
+    ProviderError,
+    UsageError,
+)
 
 _ERRORS: dict[int, type[CnnexportError]] = {
     2: UsageError, 3: InputError, 4: ParityError, 5: ProviderError, 6: BundleError}
@@ -141,11 +150,10 @@ class Fork:
         code = self._process.returncode
         if self._stop.requested:
             return Interrupted()
-        if code == -9:
-            return InputError("the system killed the process that measured, most likely for its memory; try a smaller "
-                              "--batch")
-        return InputError(f"ONNX Runtime ended the process that measured ({do}, exit code {code}); check the file with "
-                          "`cnnexport verify`")
+        if code is not None and code < 0:
+            return supervision.death(-code, f"measuring ({do})")
+        return EndedError(f"the process that measured ended ({do}, exit code {code}); check the file with `cnnexport "
+                          "verify`")
 
     def times(self, streams: int = 1) -> list[np.ndarray[Any, np.dtype[np.float64]]]:
         """Seconds of the runs that the buffer holds, by stream; also of a worker that is gone."""
