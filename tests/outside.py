@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 COMMAND = str(Path(sys.executable).with_name("cnnexport"))
+IN_PROCESS = "from cnnexport import supervision; supervision.possible = lambda: False; "
+"""What makes ``main`` work in the process that calls it, so that its modules can be looked at."""
 CODES = frozenset((0, 2, 3, 4, 5, 6, 7, 8, 130))
 """The documented exit codes that are no fault of ours."""
 

@@ -15,8 +15,9 @@ from PIL import Image
 from cnnexport import convert, evaluation
 from cnnexport.architectures.spec import CAFFE
 from cnnexport.data import Preparation, decode, prepare
+from tests.outside import IN_PROCESS
 
-_PROBE = ("import atexit, sys; atexit.register(lambda: print([m for m in ('tensorflow', 'keras', 'tf2onnx') if m in "
+_PROBE = (IN_PROCESS + "import atexit, sys; atexit.register(lambda: print([m for m in ('tensorflow', 'keras', 'tf2onnx') if m in "
           "sys.modules], file=sys.stderr)); from cnnexport.cli import main; main()")
 
 

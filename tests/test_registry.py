@@ -16,6 +16,7 @@ import pytest
 
 from cnnexport import architectures
 from cnnexport.architectures.spec import Architecture
+from tests.outside import IN_PROCESS
 
 COMMAND = [sys.executable, "-c", "from cnnexport.cli import main; main()"]
 PACKAGE = Path(__file__).parent / "package"
@@ -89,7 +90,7 @@ def test_errors(arguments: list[str], words: str, cnnexport: Any) -> None:
 def test_show_does_not_import_tensorflow() -> None:
     code = ("import sys, atexit; atexit.register(lambda: print('tensorflow' in sys.modules, file=sys.stderr));"
             "from cnnexport.cli import main; main()")
-    done = subprocess.run([sys.executable, "-c", code, "show", "resnet152"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", IN_PROCESS + code, "show", "resnet152"], capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == "False\n"
 
 
