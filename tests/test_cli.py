@@ -41,7 +41,8 @@ def test_light_commands_import_neither_tensorflow_nor_keras(arguments: list[str]
     (tmp_path / "r.json").write_text(json.dumps(document()))
     code = ("import atexit, sys; atexit.register(lambda: print(sorted(m for m in ('tensorflow', 'keras', 'tf2onnx')"
             " if m in sys.modules), file=sys.stderr)); from cnnexport.cli import main; main()")
-    done = subprocess.run([sys.executable, "-c", IN_PROCESS + code, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-c", IN_PROCESS + code, *arguments], capture_output=True, text=True,
+                          cwd=tmp_path)
     assert done.stderr.splitlines()[-1] == "[]", done.stderr
     assert done.returncode == (2 if "nosuch" in arguments else 0)
 

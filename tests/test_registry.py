@@ -90,7 +90,8 @@ def test_errors(arguments: list[str], words: str, cnnexport: Any) -> None:
 def test_show_does_not_import_tensorflow() -> None:
     code = ("import sys, atexit; atexit.register(lambda: print('tensorflow' in sys.modules, file=sys.stderr));"
             "from cnnexport.cli import main; main()")
-    done = subprocess.run([sys.executable, "-c", IN_PROCESS + code, "show", "resnet152"], capture_output=True, text=True)
+    code = IN_PROCESS + code
+    done = subprocess.run([sys.executable, "-c", code, "show", "resnet152"], capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == "False\n"
 
 
