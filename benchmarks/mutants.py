@@ -476,7 +476,7 @@ def subject(name: str, folder: Any, *, seed: int = 0) -> Subject:
     from cnnexport import architectures, heads
     from cnnexport.conversion import convert_model
     from cnnexport.conversion.write import skeleton, write_model
-    from cnnexport.inspection import count_macs
+    from cnnexport.onnx_file import count_macs
     from cnnexport.parity import gate
 
     if name == "own":

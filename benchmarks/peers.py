@@ -1,26 +1,19 @@
-"""Other ways to run the same network, as ``cnnexport.bench.worker`` drives them: OpenVINO, TensorFlow, Keras.
+"""Other ways to run the same network, as ``cnnexport.bench.worker`` drives them: TensorFlow, Keras.
 
-Each is a session like ``cnnexport.bench.ort.Session``. OpenVINO runs the very ONNX file; TensorFlow and Keras run the
-model that it was converted from, rebuilt from the same seed. ``check`` compares each with Keras' stored answers.
+Each is a session like ``cnnexport.bench.session.Session``, on the model that the ONNX file was converted from, rebuilt
+from the same seed. ``check`` compares each with Keras' stored answers.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from cnnexport.bench import subjects
+from cnnexport.bench.session import compare_with_stored
 
 SEED = 0
-
-
-def _off(expected: Any, produced: Any) -> float:
-    """The largest difference, in standard deviations of what was expected."""
-    import numpy as np
-
-    return float(np.abs(np.asarray(produced) - expected).max() / (expected.std() or 1.0))
 
 
 class _Peer:
@@ -59,46 +52,7 @@ class _Peer:
 
     def check(self, vectors: dict[str, Any]) -> dict[str, Any]:
         """Compare with Keras' stored answer, by the tolerance of the parity record."""
-        import onnx
-        from onnx import numpy_helper
-
-        folder = Path(vectors["folder"])
-        given, expected = (numpy_helper.to_array(onnx.load_tensor(str(folder / f"{kind}_0.pb")))
-                           for kind in ("input", "output"))
-        error = _off(expected, self.answer(given))
-        if not error <= vectors["max_error"]:
-            raise ValueError(f"outputs differ from Keras' stored ones by {error:.2g} standard deviations")
-        return {"compared_with": "Keras' stored outputs", "error": error, "allowed": vectors["max_error"]}
-
-
-class OpenVino(_Peer):
-    """The ONNX file in OpenVINO on the CPU, float32, tuned for latency."""
-
-    def create(self) -> None:
-        import openvino
-
-        core = openvino.Core()
-        model = core.read_model(self.options["file"])
-        self._core, self._model, self._version = core, model, openvino.__version__
-        model.reshape(list(self.feed.shape))
-        self._compiled = core.compile_model(model, "CPU", {
-            "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": self.options["threads"]})
-
-    def bind(self) -> None:
-        import openvino
-
-        self._request = self._compiled.create_infer_request()
-        self._request.set_input_tensor(openvino.Tensor(self.feed, shared_memory=True))
-        self.run = self._request.infer
-
-    def answer(self, feed: Any) -> Any:
-        model = self._core.read_model(self.options["file"])
-        return self._core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([feed])[0]
-
-    def facts(self) -> dict[str, Any]:
-        return {"openvino": self._version, "providers": ["CPU"], "session_options": {
-            "INFERENCE_NUM_THREADS": self.options["threads"], "PERFORMANCE_HINT": "LATENCY"}}
+        return compare_with_stored(vectors, lambda names, feeds: [self.answer(*feeds.values())], type(self).__name__)
 
 
 class TensorFlow(_Peer):

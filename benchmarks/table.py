@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cnnexport.files import write_text
-from cnnexport.report import results, tables
+from cnnexport.results import rows as saved
+from cnnexport.results import tables
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "latency.json"
@@ -36,7 +37,7 @@ def merge(files: list[Path]) -> None:
 
 def table() -> str:
     """The table as Markdown, with what the machine was and how busy."""
-    found = results.load(RESULTS)
+    found = saved.load(RESULTS)
     rows = sorted((r for r in found.rows if r.ours), key=lambda r: (r.name, r.batch or 0, r.median.value or 0.0))
     loads = [load[0] for r in rows for when in ("before", "after")
              if (load := (r.info["machine"][when].get("load_average")))]
@@ -67,7 +68,7 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def _protocol(found: results.Results) -> list[str]:
+def _protocol(found: saved.Results) -> list[str]:
     """Our loop against a bare one."""
     lines = []
     for row in found.rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 import pytest
 
 from benchmarks.bundles import bundle_subject
-from cnnexport import architectures, runtime
+from cnnexport import architectures, runtimes
 from cnnexport.bench.forks import Stop
 from cnnexport.bench.measure import measure, record
-from cnnexport.bench.plan import LATENCY, Goal, Row, default_threads
+from cnnexport.bench.plan import LATENCY, SESSION, Goal, Row, default_threads
 from cnnexport.bench.replay import clock
 from cnnexport.errors import ProviderError
 
@@ -21,8 +20,8 @@ ARCHITECTURES = tuple(spec.name for spec in architectures.all_architectures())
 PEERED = ("lenet5", "resnet50", "vgg16")
 OURS = "onnxruntime"
 PEERS = {
-    OURS: "cnnexport.bench.ort:Session",
-    "openvino": "benchmarks.peers:OpenVino",
+    OURS: SESSION,
+    "openvino": SESSION,
     "tf.function": "benchmarks.peers:TensorFlow",
     "keras predict": "benchmarks.peers:Keras",
 }
@@ -43,26 +42,25 @@ def test_latency(
     benchmark: Any, bundles: Path, goal: Goal, stop: Stop, limit: dict[str, Any], name: str, batch: int, contender: str
 ) -> None:
     """A network in ONNX Runtime or in a peer, by the same loop."""
-    if contender == "openvino" and importlib.util.find_spec("openvino") is None:
-        pytest.skip("OpenVINO is not installed: pip install openvino")
+    if contender == "openvino" and not runtimes.get("openvino").installed():
+        pytest.skip(f"OpenVINO is not installed: {runtimes.get('openvino').install}")
     subject = bundle_subject(bundles, name)
     row = Row(subject, LATENCY, batch=batch, threads=default_threads())
     if contender == OURS:
         record(benchmark, measure(row, goal, stop, limit=limit))
         return
-    assert subject.parity is not None
-    row = replace(row, runner=PEERS[contender], contender=contender, options={"architecture": name})
-    vectors = {"folder": str(bundles / name / "test_data_set_0"), "max_error": subject.parity["tolerance"]["max_error"]}
+    runtime = contender if contender in runtimes.names() else row.runtime
+    row = replace(row, runner=PEERS[contender], runtime=runtime, contender=contender, options={"architecture": name})
     if contender in SLOW_TO_START:
         goal = replace(goal, max_time=max(2 * goal.max_time, 40.0))
-    record(benchmark, measure(row, goal, stop, limit=limit, vectors=vectors))
+    record(benchmark, measure(row, goal, stop, limit=limit))
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("name", "batch", "contender"), cases(PEERED, CUDA_BATCHES))
 def test_cuda(benchmark: Any, bundles: Path, goal: Goal, stop: Stop, name: str, batch: int, contender: str) -> None:
     try:
-        runtime.probe("cuda")
+        runtimes.get(runtimes.DEFAULT).probe("cuda")
     except ProviderError as error:
         pytest.skip(f"no CUDA: {error}")
     row = Row(bundle_subject(bundles, name), LATENCY, provider="cuda", batch=batch, threads=default_threads(),

@@ -6,13 +6,15 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from cnnexport import bundle, files
 from cnnexport.errors import InputError, UsageError
+from cnnexport.options import ConvertOptions
+from cnnexport.text import columns
 
 if TYPE_CHECKING:
     from cnnexport.conversion import Port
@@ -95,8 +97,6 @@ class Against:
 
 def format_comparisons(comparisons: Sequence[Comparison]) -> str:
     """A line for each output, level and kind of input: its worst batch."""
-    from cnnexport.architectures.show import columns
-
     worst: dict[tuple[str, str, str], Comparison] = {}
     for c in comparisons:
         key = (c.output, c.level, c.kind)
@@ -115,7 +115,6 @@ def _share(value: float | None) -> str:
 
 def format_layers(layers: Sequence[LayerComparison]) -> str:
     """The table of layers: shape, errors, and the first that diverges marked."""
-    from cnnexport.architectures.show import columns
     from cnnexport.parity.layers import first_diverging
 
     first = first_diverging(layers)
@@ -150,7 +149,7 @@ def verify_against(
     """
     import onnx_ir as ir
 
-    from cnnexport import heads, parity, pipeline
+    from cnnexport import heads, parity, sources
     from cnnexport.parity.gate import stream_layers
 
     path = Path(path)
@@ -158,11 +157,11 @@ def verify_against(
     file = path / "model.onnx" if folder else path
     manifest = bundle.opened(folder).manifest if folder else None
     files.regular(file, "give an ONNX file or a bundle")
-    options = dict(manifest["options"]) if manifest else {}
-    seed = seed if seed is not None else int(options.get("seed") or 0)
+    options = ConvertOptions.from_manifest(manifest["options"]) if manifest else ConvertOptions()
+    seed = seed if seed is not None else options.seed
     progress("build")
-    source = pipeline.source_of(
-        target, options, seed=seed, unsafe_load=unsafe_load, custom_objects=custom_objects)
+    source = sources.source_of(
+        target, replace(options, seed=seed), unsafe_load=unsafe_load, custom_objects=custom_objects)
     model = source.model
     try:
         graph = ir.load(file)
@@ -170,7 +169,7 @@ def verify_against(
         raise InputError(f"{file} cannot be read: {' '.join(str(error).split())[:200]}; give an ONNX file") from error
     found = heads.heads(model)
     # A file may have been made without the final activation.
-    drop = bool(options.get("logits")) and manifest is not None and manifest["architecture"] is None
+    drop = options.logits and manifest is not None and manifest["architecture"] is None
     kept = [None] * len(found) if drop else found
     # Weights in a file of their own are found only beside it; else nothing is written into the bundle.
     external = any(isinstance(v.const_value, ir.ExternalTensor) for v in graph.graph.initializers.values())
@@ -209,7 +208,7 @@ def _ports(
     import keras
 
     from cnnexport.conversion import Port
-    from cnnexport.conversion.ports import input_ports
+    from cnnexport.conversion.inputs import input_ports
 
     wanted = input_ports(model)
     given = [v for v in graph.inputs if v.name not in graph.initializers]

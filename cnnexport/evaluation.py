@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnexport import bundle, files, runtime
+from cnnexport import bundle, files, runtimes
 from cnnexport.data import Dataset, Preparation, Split, decode, load, prepare
 from cnnexport.data.images import preparation
 from cnnexport.errors import InputError, ParityError, ProviderError, UsageError
+from cnnexport.runtimes import profile
 
 SPLITS = ("test", "train", "validation", "all")
 _BATCH = 32
@@ -24,12 +25,12 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Classifier:
-    """A session of ONNX Runtime on a model file, and how images are fed to it.
+    """A session of a runtime on a model file, and how images are fed to it.
 
     ``batch`` is None where the file takes any; ``channels_first`` tells the layout of its input.
     """
 
-    session: Any
+    session: runtimes.Session
     input: str
     dtype: str
     channels_first: bool
@@ -38,7 +39,7 @@ class Classifier:
     @property
     def provider(self) -> str:
         """The execution provider that the session prefers."""
-        return str(self.session.get_providers()[0])
+        return self.session.device
 
     def answers(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """The first output, (N, classes), for inputs (N, height, width, channels)."""
@@ -46,7 +47,7 @@ class Classifier:
         found = []
         for first in range(0, len(images), size):
             part = images[first:first + size]
-            found.append(np.asarray(runtime.run(self.session, None, self.feeds(part))[0], np.float32)[:len(part)])
+            found.append(np.asarray(self.session.run(None, self.feeds(part))[0], np.float32)[:len(part)])
         return np.concatenate(found)
 
     def feeds(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
@@ -120,7 +121,7 @@ def open_bundle(path: Path, *, provider: str = "cpu", threads: int | None = None
         raise InputError(f"{path} leaves the size of its input open; convert it with --input-shape")
     classes = outputs[0]["shape"][1]
     names = tuple(labels) if labels else tuple(str(i) for i in range(classes if isinstance(classes, int) else 0))
-    session = runtime.session(path / "model.onnx", provider=provider, threads=threads)
+    session = runtimes.get(runtimes.DEFAULT).open(path / "model.onnx", provider=provider, threads=threads)
     batch = shape[0] if isinstance(shape[0], int) else None
     return _Opened(manifest, Classifier(session, first["name"], first["dtype"], channels_first, batch),
                    preparation(recipe, height, width), kind == "logits", names)
@@ -171,7 +172,7 @@ def evaluate(
     found = load(data, training=False)
     part = _split(found, split)
     labels = _matched(found, part, opened.labels)
-    proof = _proof(path, opened, part, provider)
+    proof = _proof(opened, part, provider)
     chances = []
     done = 0
     for pixels in part.batches(opened.preparation, opened.classifier.batch or batch):
@@ -189,7 +190,7 @@ def evaluate(
         "data": found.name, "data_sha256": found.sha256, "split": split,
         "split_origin": found.test_origin if split == "test" else None,
         "seen_in_training": _seen(opened.manifest, found, split),
-        "runtime": "onnxruntime", **proof, **measured}
+        "runtime": runtimes.saved_as(runtimes.DEFAULT), **proof, **measured}
 
 
 def same_predictions(
@@ -243,11 +244,11 @@ def _matched(found: Dataset, part: Split, labels: Sequence[str]) -> NDArray[np.i
                      f"{', ...' if len(labels) > 5 else ''}); name the classes alike")
 
 
-def _proof(path: Path, opened: _Opened, part: Split, provider: str) -> dict[str, Any]:
-    """The provider that ran the graph, from ONNX Runtime's own profile of one batch."""
+def _proof(opened: _Opened, part: Split, provider: str) -> dict[str, Any]:
+    """The provider that ran the graph, from the runtime's own profile of one batch."""
     pixels = part.prepared(opened.preparation, 0, opened.classifier.batch or 1)
-    nodes = runtime.placement(path / "model.onnx", opened.classifier.feeds(pixels), provider)
-    asked = runtime.PROVIDERS[provider]
+    nodes = profile.counts(opened.classifier.session.placement(opened.classifier.feeds(pixels)))
+    asked = runtimes.get(runtimes.DEFAULT).providers[provider]
     if not nodes.get(asked):
         raise ProviderError(f"{asked} ran none of the graph's nodes; use --provider cpu")
     return {"provider": asked, "nodes": nodes}
@@ -282,7 +283,7 @@ def format_evaluation(found: dict[str, Any]) -> str:
 
     origin = f" ({found['split_origin']})" if found["split_origin"] else ""
     lines = [f"{found['bundle']} on {found['data']}, {found['split']} images{origin}", *format_measures(found),
-             f"  runtime   ONNX Runtime, {found['provider']}"]
+             f"  runtime   {runtimes.get(runtimes.DEFAULT).title}, {found['provider']}"]
     if found["seen_in_training"]:
         lines.append("  note      the model was trained on these images: this says nothing of new ones")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,6 +117,17 @@ def check_replaceable(path: Path) -> None:
             return
     if not stat.S_ISREG(mode):
         raise OutputError(f"{path} {what_is(mode)}, and nothing replaces it; give another file")
+
+
+def check_writable(path: Path) -> None:
+    """Raises OutputError where a file cannot be written at ``path``; told before the work that fills it begins."""
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; give a file")
+    check_replaceable(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=partial_prefix(path)):
+            pass
 
 
 @contextmanager

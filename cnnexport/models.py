@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from cnnexport import files
-from cnnexport.conversion.trace import one_line
 from cnnexport.errors import InputError
 from cnnexport.keras_files import archive, keras2, savedmodel
 from cnnexport.keras_files.safety import REGISTER, check_code, objects_of, provide_lambda_names
 from cnnexport.keras_files.weights import assign, names_in, put_legacy_weights, put_stored_weights
+from cnnexport.text import one_line
 
 
 def load_model(path: Path, *, unsafe_load: bool = False, custom_objects: Mapping[str, Any] | None = None) -> Any:
@@ -39,7 +39,7 @@ def load_model(path: Path, *, unsafe_load: bool = False, custom_objects: Mapping
     config, version = archive.zip_config(path) if kind == "zip" else archive.h5_config(path)
     import keras
 
-    from cnnexport.architectures import layers as layers  # registers our own layers by importing them
+    from cnnexport.keras_files import own_layers as own_layers  # registers our own layers by importing them
 
     try:
         old = version.split(".")[0] in ("1", "2")

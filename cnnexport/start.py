@@ -1,7 +1,7 @@
 """The console script: signals are taken before anything else is imported, and the end is ours to the last byte.
 
 Python's own handling of Ctrl-C would print a traceback when it comes during an import, and at its very end the
-interpreter gives signals back to the system, which then ends the process without a word.
+interpreter gives signals back to the system, which then ends the process without a word (``interrupts.leave``).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ interrupts.take_signals()
 
 import contextlib  # noqa: E402
 import os  # noqa: E402
-import sys  # noqa: E402
 from typing import NoReturn  # noqa: E402
 
 
@@ -29,12 +28,4 @@ def main() -> NoReturn:
         # Nothing of ours had begun, or all had ended.
         with contextlib.suppress(OSError):
             os.write(2, b"cnnexport: error: interrupted\n")
-    leave(code)
-
-
-def leave(code: int) -> NoReturn:
-    """End the process at once: what a library still does at its end can crash, and a signal then says nothing."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    os._exit(code)
+    interrupts.leave(code)

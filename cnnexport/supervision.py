@@ -239,8 +239,6 @@ def _work(work: Callable[[], int], board: Board, storage: Path | None, parent: i
     global _board
     import tempfile
 
-    from cnnexport.start import leave
-
     code = 1
     try:
         _board = board
@@ -254,7 +252,7 @@ def _work(work: Callable[[], int], board: Board, storage: Path | None, parent: i
         code = INTERRUPTED
     finally:
         # A library that crashes at its own end must not spoil what is done.
-        leave(code)
+        interrupts.leave(code)
 
 
 def die_with(parent: int) -> None:

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from cnnexport import bundle, files, supervision
+from cnnexport import runtimes as registry
 from cnnexport.errors import BundleError, CnnexportError, InputError, ParityError, ProviderError, UsageError
+from cnnexport.runtimes import Runtime, Session, profile
 
-RUNTIMES = ("ort", "openvino", "reference")
-_TITLES = {"ort": "ONNX Runtime", "openvino": "OpenVINO", "reference": "ONNX's reference evaluator"}
 MAX_TIME = 60.0
 """Seconds that a runtime may take, unless asked otherwise: a loop in a hostile file never ends."""
-_SLOW = {"reference": 10.0}
-"""How many times as long a runtime may take that is known to be slow."""
 _MOST_ELEMENTS = 1 << 31
 """Elements of the largest tensor that a graph may make; beyond it memory would be at the file's mercy."""
 
@@ -77,11 +75,12 @@ def verify(
 ) -> Verification:
     """Verify a bundle, or as far as that goes a bare ONNX file.
 
-    ``runtimes`` are among RUNTIMES; ``providers`` ("cpu", "cuda") are those of ONNX Runtime, each proven to have
-    run the graph. ``max_time`` is the seconds that a runtime may take to load and run the file.
+    ``runtimes`` are names of the registry; ``providers`` ("cpu", "cuda") are theirs, each proven to have run the
+    graph; a runtime that has none of them runs on its default. ``max_time`` is the seconds that a runtime may take to
+    load and run the file.
 
     Raises:
-        UsageError: a runtime that is not installed.
+        UsageError: a runtime that is unknown or not installed.
         InputError: an ONNX file that cannot be read, checked or run.
         ParityError: a runtime computes something else than Keras did.
         ProviderError: a provider that cannot be had or did not run the graph.
@@ -130,11 +129,11 @@ def _examine(
     path: Path, step: Any, warnings: list[str], providers: Sequence[str], runtimes: Sequence[str], max_time: float
 ) -> bool:
     """Make the checks; returns whether anything was compared with Keras."""
-    _check_runtimes(runtimes, providers)
+    places = registry.chosen(runtimes, providers)
     if not bundle.is_bundle(path):
         if files.is_folder(path):
             raise InputError(f"{path} is a folder without {bundle.MANIFEST}; give a bundle or an ONNX file")
-        _verify_file(path, step, providers, runtimes, max_time)
+        _verify_file(path, step, places, max_time)
         return False
 
     manifest: dict[str, Any] = {}
@@ -165,62 +164,48 @@ def _examine(
     file = path / "model.onnx"
     step("ONNX checker", lambda: check_model(file))
     inputs, outputs = _vectors(path, manifest)
-    for runtime in runtimes:
-        for provider in providers if runtime == "ort" else ("cpu",):
-            name = f"{runtime} on {provider}" if runtime == "ort" else runtime
+    for runtime, provider in places:
+        name = _name(runtime, provider)
 
-            def vectors(runtime: str = runtime, provider: str = provider, name: str = name) -> str:
-                produced, proof = _run(file, runtime, provider, inputs, list(outputs), max_time)
-                return f"{_compare(path, name, outputs, produced, parity)}{proof}"
+        def vectors(runtime: Runtime = runtime, provider: str = provider, name: str = name) -> str:
+            produced, proof = _run(file, runtime, provider, inputs, list(outputs), max_time)
+            return f"{_compare(path, name, outputs, produced, parity)}{proof}"
 
-            step(name, vectors)
+        step(name, vectors)
     return True
 
 
-def _check_runtimes(runtimes: Sequence[str], providers: Sequence[str]) -> None:
-    import importlib.util
-
-    if "ort" not in runtimes and (others := [p for p in providers if p != "cpu"]):
-        raise UsageError(f"--provider {others[0]} is one of ONNX Runtime, which is not among the runtimes asked for; "
-                         "add --runtime ort")
-
-    for runtime in runtimes:
-        if runtime not in RUNTIMES:
-            raise UsageError(f"runtime '{runtime}' is unknown; choose one of {', '.join(RUNTIMES)}")
-        if runtime == "openvino" and importlib.util.find_spec("openvino") is None:
-            raise UsageError("OpenVINO is not installed here; pip install openvino, or leave --runtime openvino out")
+def _name(runtime: Runtime, provider: str) -> str:
+    """What a step is called: the provider is named where the runtime has several."""
+    return f"{runtime.name} on {provider}" if len(runtime.providers) > 1 else runtime.name
 
 
-def _verify_file(
-    path: Path, step: Any, providers: Sequence[str], runtimes: Sequence[str], max_time: float
-) -> None:
+def _verify_file(path: Path, step: Any, places: Sequence[tuple[Runtime, str]], max_time: float) -> None:
     step("ONNX checker", lambda: check_model(path))
     feeds = _random_feeds(path)
-    for runtime in runtimes:
-        for provider in providers if runtime == "ort" else ("cpu",):
-            step(f"{runtime} on {provider}" if runtime == "ort" else runtime,
-                 lambda runtime=runtime, provider=provider: "runs" + _run(
-                     path, runtime, provider, feeds, None, max_time)[1])
+    for runtime, provider in places:
+        step(_name(runtime, provider), lambda runtime=runtime, provider=provider: "runs" + _run(
+            path, runtime, provider, feeds, None, max_time)[1])
 
 
 def check_model(file: Path) -> str:
     """Check an ONNX file with ONNX's own checker, and that its sizes are sane. Raises InputError in one line."""
     import onnx
 
-    from cnnexport import inspection
+    from cnnexport import onnx_file
 
-    model, _, _ = inspection.load(file)
-    inspection.external_files(model, file)
-    for tensor in inspection.initializers(model.graph):
+    model, _, _ = onnx_file.load_model(file)
+    onnx_file.external_files(model, file)
+    for tensor in onnx_file.initializers(model.graph):
         stored = len(tensor.raw_data)
         external = tensor.data_location == onnx.TensorProto.EXTERNAL
-        if any(d < 0 for d in tensor.dims) or (stored and not external and stored != inspection.tensor_bytes(tensor)):
+        if any(d < 0 for d in tensor.dims) or (stored and not external and stored != onnx_file.tensor_bytes(tensor)):
             raise InputError(f"{file}: tensor '{tensor.name[:80]}' has a shape that its data has not; export it again")
     try:
         onnx.checker.check_model(str(file))
     except Exception as error:  # ValidationError, or what a broken file makes the checker's parser raise
         raise InputError(f"{file} is not valid ONNX: {_line(error)}; export it again") from error
-    slim = inspection.without_weights(model, in_place=True)
+    slim = onnx_file.without_weights(model, in_place=True)
     largest = _largest_tensor(slim)
     if largest > _MOST_ELEMENTS:
         raise InputError(f"{file} makes a tensor of {largest:,} elements, which no machine should be asked for; "
@@ -270,9 +255,9 @@ def _random_feeds(file: Path) -> dict[str, Any]:
     import numpy as np
     import onnx
 
-    from cnnexport import inspection
+    from cnnexport import onnx_file
 
-    model, _, _ = inspection.load(file)
+    model, _, _ = onnx_file.load_model(file)
     stored = {t.name for t in model.graph.initializer}
     rng = np.random.default_rng(0)
     feeds = {}
@@ -292,55 +277,40 @@ def _random_feeds(file: Path) -> dict[str, Any]:
 
 
 def _run(
-    file: Path, runtime: str, provider: str, feeds: Mapping[str, Any], names: list[str] | None, max_time: float
+    file: Path, runtime: Runtime, provider: str, feeds: Mapping[str, Any], names: list[str] | None, max_time: float
 ) -> tuple[list[Any], str]:
     """The outputs ``names`` (None: all) of a file in a runtime, and how it is proven where the graph ran.
 
     Raises InputError where that takes longer than ``max_time`` seconds (and is not ended from outside before).
     """
-    max_time *= _SLOW.get(runtime, 1.0)
-    with supervision.doing(f"{_TITLES[runtime]} runs {file}", max_time):
-        return _run_in(file, runtime, provider, feeds, names, max_time)
-
-
-def _run_in(
-    file: Path, runtime: str, provider: str, feeds: Mapping[str, Any], names: list[str] | None, max_time: float
-) -> tuple[list[Any], str]:
-    if runtime == "ort":
-        from cnnexport import runtime as runtimes
-
-        session = runtimes.session(file, provider=provider)
-        proof = ", in a session of the CPU provider alone"
-        if provider != "cpu":
-            placed = runtimes.placement(file, feeds, provider)
-            wanted = runtimes.PROVIDERS[provider]
-            elsewhere = {name: count for name, count in placed.items() if name != wanted and count}
-            if not placed.get(wanted) or elsewhere:
-                told = ", ".join(f"{count} on {name}" for name, count in elsewhere.items()) or "none at all"
-                raise ProviderError(f"{wanted} ran {placed.get(wanted, 0)} nodes of {file}, {told}; the file is not "
-                                    f"proven there")
-            proof = f", {placed[wanted]} nodes on {wanted} and none elsewhere"
+    max_time *= runtime.slowness
+    with supervision.doing(f"{runtime.title} runs {file}", max_time):
         try:
+            session = runtime.open(file, provider=provider)
+            proof = session.describe()
+            if provider != "cpu":
+                proof = _proof(session, runtime.providers[provider], file, feeds)
             # A little less than the time from outside: what ends by itself can still be told in JSON.
-            return runtimes.run(session, names, feeds, seconds=0.9 * max_time), proof
-        except InputError:
+            return session.run(names, feeds, seconds=0.9 * max_time), f", {proof}" if proof else ""
+        except CnnexportError:
             raise
         except Exception as error:
-            raise InputError(f"ONNX Runtime cannot run {file}: {_line(error)}; export it again") from error
-    try:
-        if runtime == "reference":
-            from onnx.reference import ReferenceEvaluator
+            # The gate ran the file in the default runtime; what another one lacks says nothing against the file.
+            who, advice = runtime.name, f"leave --runtime {runtime.name} out"
+            if runtime.name == registry.DEFAULT:
+                who, advice = runtime.title, "export it again"
+            raise InputError(f"{who} cannot run {file}: {_line(error)}; {advice}") from error
 
-            return list(ReferenceEvaluator(str(file)).run(names, dict(feeds))), ""
-        import openvino
 
-        core = openvino.Core()
-        compiled = core.compile_model(core.read_model(str(file)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        results = compiled(dict(feeds))
-        chosen = names or [output.get_any_name() for output in compiled.outputs]
-        return [results[name] for name in chosen], f", OpenVINO {openvino.__version__.split('-')[0]}"
-    except Exception as error:
-        raise InputError(f"{runtime} cannot run {file}: {_line(error)}; leave --runtime {runtime} out") from error
+def _proof(session: Session, wanted: str, file: Path, feeds: Mapping[str, Any]) -> str:
+    """That every node ran on the provider ``wanted``. Raises ProviderError where one did not."""
+    placed = profile.counts(session.placement(feeds))
+    elsewhere = {name: count for name, count in placed.items() if name != wanted and count}
+    if not placed.get(wanted) or elsewhere:
+        told = ", ".join(f"{count} on {name}" for name, count in elsewhere.items()) or "none at all"
+        raise ProviderError(f"{wanted} ran {placed.get(wanted, 0)} nodes of {file}, {told}; the file is not "
+                            f"proven there")
+    return f"{placed[wanted]} nodes on {wanted} and none elsewhere"
 
 
 def _compare(

@@ -47,7 +47,7 @@ def test_lrn_computes_the_papers_formula(tmp_path: Path) -> None:
     import onnxruntime
 
     from cnnexport import convert
-    from cnnexport.architectures.layers import LocalResponseNormalization
+    from cnnexport.keras_files.own_layers import LocalResponseNormalization
 
     x = np.random.default_rng(0).uniform(0, 200, (2, 4, 5, 9)).astype(np.float32)
     expected = np.empty_like(x, dtype=np.float64)
@@ -63,7 +63,7 @@ def test_lrn_computes_the_papers_formula(tmp_path: Path) -> None:
 
 
 def test_even_sizes_are_refused() -> None:
-    from cnnexport.architectures.layers import LocalResponseNormalization
+    from cnnexport.keras_files.own_layers import LocalResponseNormalization
 
     with pytest.raises(ValueError, match="must be odd"):
         LocalResponseNormalization(size=4)

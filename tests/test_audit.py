@@ -121,7 +121,7 @@ SMALL = ["lenet5", "lenet5-same", "vgg16-transfer", "resnet18", "resnet50-transf
 def test_model_and_graph_agree(name: str) -> None:
     from cnnexport.conversion import convert_model
     from cnnexport.conversion.write import skeleton
-    from cnnexport.inspection import count_macs
+    from cnnexport.onnx_file import count_macs
 
     spec = SPECS[name]
     graph = convert_model(_model_agrees(spec), output_names=["logits"]).model

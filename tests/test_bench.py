@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from cnnexport import runtime
 from cnnexport.bench import measure, placement, plan, subjects
 from cnnexport.bench.forks import Fork, Stalled, Stop
 from cnnexport.errors import BundleError, InputError, ProviderError, UsageError
+from cnnexport.runtimes import ort, profile
 
 QUICK = ("--min-time", "0.05", "--max-time", "4", "--precision-goal", "50%")
 COMMAND = str(Path(sys.executable).parent / "cnnexport")
@@ -156,7 +156,7 @@ def test_a_file_that_changes_while_it_is_measured(small: Path, stop: Stop) -> No
 
 def test_cuda_where_there_is_none(small: Path, cnnexport: Callable[..., Any]) -> None:
     try:
-        runtime.probe("cuda")
+        ort.probe("cuda")
     except ProviderError:
         pass
     else:
@@ -184,7 +184,7 @@ def profile_events() -> list[dict[str, Any]]:
 
 
 def test_a_provider_that_takes_only_part_of_the_graph() -> None:
-    found = placement.read(profile_events())
+    found = profile.read(profile_events())
     assert found["runs"] == 1
     assert found["providers"]["CUDAExecutionProvider"] == {"nodes": 2, "share": pytest.approx(0.7)}
     with pytest.raises(ProviderError, match=r"ran 2 of 3 nodes of m; 30\.0% of the time went to shape \(Shape"):
@@ -192,7 +192,7 @@ def test_a_provider_that_takes_only_part_of_the_graph() -> None:
     assert placement.judge(found, "cuda", "m", allow_partial=True) == ["shape (Shape, CPUExecutionProvider)"]
     with pytest.raises(ProviderError, match="conv"):
         placement.judge(found, "cpu", "m", allow_partial=False)
-    nowhere = placement.read(
+    nowhere = profile.read(
         [e for e in profile_events() if e.get("args", {}).get("provider") != "CUDAExecutionProvider"])
     with pytest.raises(ProviderError, match="no node"):
         placement.judge(nowhere, "cuda", "m", allow_partial=True)
@@ -334,7 +334,7 @@ def test_cuda_options_are_swept() -> None:
 @pytest.mark.gpu
 def test_cuda_rows(lenet: Path, cnnexport: Callable[..., Any]) -> None:
     try:
-        runtime.probe("cuda")
+        ort.probe("cuda")
     except ProviderError as error:
         pytest.skip(f"no CUDA: {error}")
     result = cnnexport("bench", lenet, "--provider", "cuda", *QUICK, "--json")

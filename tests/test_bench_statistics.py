@@ -8,8 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from cnnexport.bench import protocol, statistics
+from cnnexport.bench import protocol
 from cnnexport.bench.replay import clock, replay
+from cnnexport.results import statistics
 
 
 def test_the_runs_that_a_percentile_needs() -> None:

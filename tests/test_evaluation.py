@@ -121,9 +121,9 @@ def test_data_of_other_classes_is_refused(place: Path, cnnexport: Any, tmp_path:
 
 
 def test_a_provider_that_cannot_be_had(place: Path, cnnexport: Any) -> None:
-    from cnnexport import runtime
+    from cnnexport import doctor
 
-    if any(c.name == "CUDAExecutionProvider" and c.ok for c in runtime.doctor()):
+    if any(c.name == "CUDAExecutionProvider" and c.ok for c in doctor.doctor()):
         pytest.skip("CUDA works here")
     for arguments in (["predict", place / "b", place / "a.png"], ["evaluate", place / "b", "--data", "digits"]):
         result = cnnexport(*arguments, "--provider", "cuda")

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cnnexport.bundle import write_sums
 from cnnexport.errors import BundleError, InputError
-from cnnexport.inspection import count_macs, format_summary, inspect_onnx
+from cnnexport.onnx_file import count_macs, format_summary, inspect_onnx
 
 
 def _value(name: str, shape: list[Any] | None) -> Any:
@@ -233,7 +233,7 @@ def test_large_external_data_is_not_loaded(tmp_path: Path) -> None:
         stream.truncate(4 * columns)
     code = (
         "import resource, sys, onnx\n"
-        "from cnnexport.inspection import inspect_onnx\n"
+        "from cnnexport.onnx_file import inspect_onnx\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 4 * 10**8, used + 4 * 10**8))\n"
         "s = inspect_onnx(sys.argv[1])\n"
@@ -266,10 +266,10 @@ def test_refused_files(tmp_path: Path) -> None:
 def test_no_tensorflow_and_a_light_import(tmp_path: Path) -> None:
     path = _saved(_cnn(), tmp_path / "m.onnx")
     code = (
-        "import sys; from cnnexport import inspection\n"
+        "import sys; from cnnexport import onnx_file\n"
         "heavy = {'tensorflow', 'keras', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
-        "inspection.inspect_onnx(sys.argv[1])\n"
+        "onnx_file.inspect_onnx(sys.argv[1])\n"
         "assert not {'tensorflow', 'keras'} & set(sys.modules)\n"
     )
     run = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from cnnexport import runtime
+from cnnexport import doctor
 from cnnexport.errors import InputError, NewerModelError, ProviderError, UsageError
+from cnnexport.runtimes import cuda, ort
 
 
 @pytest.fixture(scope="module")
-def checks() -> dict[str, runtime.Check]:
-    return {check.name: check for check in runtime.doctor()}
+def checks() -> dict[str, doctor.Check]:
+    return {check.name: check for check in doctor.doctor()}
 
 
 @pytest.fixture
@@ -53,26 +54,26 @@ def _feeds(batch: int = 2) -> dict[str, Any]:
 
 def test_session_from_path_and_bytes(model: Path) -> None:
     for source in (model, str(model), model.read_bytes()):
-        (out,) = runtime.session(source, threads=1).run(None, _feeds())
+        (out,) = ort.session(source, threads=1).run(None, _feeds())
         np.testing.assert_allclose(out, np.full((2, 4), 27 * 36))
-    plain = runtime.session(model, optimise=False)
+    plain = ort.session(model, optimise=False)
     assert plain.get_providers() == ["CPUExecutionProvider"]
     assert plain.get_session_options().log_severity_level == 4
-    assert runtime.session(model, debug=True).get_session_options().log_severity_level == 3
+    assert ort.session(model, debug=True).get_session_options().log_severity_level == 3
 
 
 def test_placement_is_all_cpu(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    monkeypatch.setattr(runtime.tempfile, "tempdir", str(temporary))
-    ran = runtime.placement(model, _feeds())
+    monkeypatch.setattr(ort.tempfile, "tempdir", str(temporary))
+    ran = ort.placement(model, _feeds())
     assert set(ran) == {"CPUExecutionProvider"} and ran["CPUExecutionProvider"] >= 4
     assert list(temporary.iterdir()) == []
 
 
 def test_placement_with_wrong_inputs(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match="could not run") as caught:
-        runtime.placement(model, {"x": np.ones((1, 2, 8, 8), np.float32)})
+        ort.placement(model, {"x": np.ones((1, 2, 8, 8), np.float32)})
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
 
@@ -82,26 +83,26 @@ def test_models_that_do_not_load(model: Path, tmp_path: Path, capfd: pytest.Capt
     cut.write_bytes(model.read_bytes()[:200])
     for source in (cut, b"junk", b"", tmp_path / "none.onnx", tmp_path):
         with pytest.raises(InputError) as caught:
-            runtime.session(source)
+            ort.session(source)
         assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
 
 
 def test_bad_values(model: Path) -> None:
     with pytest.raises(UsageError, match="cpu or cuda"):
-        runtime.session(model, provider="tpu")
+        ort.session(model, provider="tpu")
     with pytest.raises(UsageError, match="1 or more"):
-        runtime.session(model, threads=0)
+        ort.session(model, threads=0)
 
 
 def test_cuda_is_refused_where_it_does_not_work(
-    model: Path, checks: dict[str, runtime.Check], capfd: pytest.CaptureFixture[str]
+    model: Path, checks: dict[str, doctor.Check], capfd: pytest.CaptureFixture[str]
 ) -> None:
     if checks["CUDAExecutionProvider"].ok:
         pytest.skip("CUDA works on this machine")
     for call in (
-        lambda: runtime.session(model, provider="cuda"),
-        lambda: runtime.placement(model, _feeds(), "cuda"),
+        lambda: ort.session(model, provider="cuda"),
+        lambda: ort.placement(model, _feeds(), "cuda"),
     ):
         with pytest.raises(ProviderError) as caught:
             call()
@@ -112,10 +113,10 @@ def test_cuda_is_refused_where_it_does_not_work(
 
 
 @pytest.mark.gpu
-def test_cuda_runs_the_convolutions(model: Path, checks: dict[str, runtime.Check]) -> None:
+def test_cuda_runs_the_convolutions(model: Path, checks: dict[str, doctor.Check]) -> None:
     if not checks["CUDAExecutionProvider"].ok:
         pytest.skip(f"no CUDA: {checks['CUDAExecutionProvider'].detail}")
-    ran = runtime.placement(model, _feeds(), "cuda")
+    ran = ort.placement(model, _feeds(), "cuda")
     assert ran["CUDAExecutionProvider"] >= 3
 
 
@@ -131,11 +132,11 @@ def test_cuda_runs_the_convolutions(model: Path, checks: dict[str, runtime.Check
     ],
 )
 def test_the_missing_library_is_named(text: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "_driver_problem", lambda: None)
-    assert runtime._explain(text) == (reason, "pip install 'cnnexport[cuda]'")
-    monkeypatch.setattr(runtime, "_driver_problem", lambda: "the driver library libcuda.so.1 is missing")
-    assert "driver" in runtime._explain(text)[1]
-    assert runtime._explain("")[0] == "the driver library libcuda.so.1 is missing"
+    monkeypatch.setattr(cuda, "_driver_problem", lambda: None)
+    assert cuda.explain(text) == (reason, "pip install 'cnnexport[cuda]'")
+    monkeypatch.setattr(cuda, "_driver_problem", lambda: "the driver library libcuda.so.1 is missing")
+    assert "driver" in cuda.explain(text)[1]
+    assert cuda.explain("")[0] == "the driver library libcuda.so.1 is missing"
 
 
 def test_a_silent_fallback_is_an_error(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +151,7 @@ def test_a_silent_fallback_is_an_error(model: Path, monkeypatch: pytest.MonkeyPa
         lambda source, options, **rest: real(source, options, providers=["CPUExecutionProvider"]),
     )
     with pytest.raises(ProviderError, match="CUDAExecutionProvider is unavailable"):
-        runtime.session(model, provider="cuda")
+        ort.session(model, provider="cuda")
 
 
 @pytest.mark.parametrize(("opset", "ir_version", "named"), [(18, 99, "IR version 99"), (99, 10, "Opset 99")])
@@ -159,32 +160,32 @@ def test_a_model_newer_than_the_runtime_is_told_from_a_broken_one(opset: int, ir
     made = helper.make_model(helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y]),
                              opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
     with pytest.raises(NewerModelError, match=f"older than the file's {named}; export the file with a lower opset"):
-        runtime.session(made.SerializeToString())
+        ort.session(made.SerializeToString())
 
 
-def test_doctor(checks: dict[str, runtime.Check]) -> None:
+def test_doctor(checks: dict[str, doctor.Check]) -> None:
     assert checks["CPUExecutionProvider"].ok
     assert checks["CPUExecutionProvider"].detail == "made a session and ran a convolution"
     assert {"python", "numpy", "onnx", "onnxruntime", "platform", "cores", "memory"} <= set(checks)
     cuda = checks["CUDAExecutionProvider"]
     assert cuda.ok or cuda.remedy
     json.dumps([check.to_dict() for check in checks.values()])
-    lines = runtime.format_doctor(list(checks.values())).splitlines()
+    lines = doctor.format_doctor(list(checks.values())).splitlines()
     assert len({line.index(check.detail) for line, check in zip(lines, list(checks.values())[:5])}) == 1
 
 
 def test_doctor_tells_wheels_in_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "_version", lambda name: "1.22.0" if name in runtime._WHEELS[:2] else None)
-    check = runtime._wheel()
+    monkeypatch.setattr(cuda, "installed_version", lambda name: "1.22.0" if name in cuda._WHEELS[:2] else None)
+    check = doctor._wheel()
     assert not check.ok and "overwrite" in check.detail and "uninstall" in check.remedy
 
 
 def test_doctor_imports_no_tensorflow_and_prints_nothing() -> None:
     code = (
-        "import sys; from cnnexport import runtime\n"
+        "import sys; from cnnexport import doctor\n"
         "heavy = {'tensorflow', 'keras', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
-        "checks = runtime.doctor()\n"
+        "checks = doctor.doctor()\n"
         "assert not {'tensorflow', 'keras'} & set(sys.modules)\n"
         "assert {c.name: c for c in checks}['CPUExecutionProvider'].ok\n"
     )

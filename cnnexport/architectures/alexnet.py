@@ -6,7 +6,7 @@ from typing import Any
 
 from cnnexport.architectures.network import network
 from cnnexport.architectures.spec import Architecture, Difference, Figure, Preprocessing, Source, counted
-from cnnexport.architectures.table import Row, Table
+from cnnexport.architectures.table import LayerRow, Table
 
 _SOURCE = Source(
     authors="Krizhevsky, Sutskever and Hinton",
@@ -22,7 +22,7 @@ _MACS = counted(724_406_816, "section 3.5, the paper prints none")
 def _features(x: Any, *, groups: bool = True) -> Any:
     from keras import layers
 
-    from cnnexport.architectures.layers import LocalResponseNormalization
+    from cnnexport.keras_files.own_layers import LocalResponseNormalization
 
     two = 2 if groups else 1
     x = layers.Conv2D(96, 11, strides=4, activation="relu", name="conv1")(x)
@@ -47,7 +47,7 @@ def _top(x: Any, classes: int, activation: str | None) -> Any:
     return layers.Dense(classes, activation=activation, name="predictions")(x)
 
 
-def _table(groups: bool) -> tuple[Row, ...]:
+def _table(groups: bool) -> tuple[LayerRow, ...]:
     two = 2 if groups else 1
     t = Table(227, 227, 3)
     t.conv("conv1", 96, 11, 4, pad="valid").note("norm1", "LRN, 5 channels").pool("pool1", 3, 2)
@@ -79,7 +79,7 @@ def _bn_top(x: Any, classes: int, activation: str | None) -> Any:
     return layers.Dense(classes, activation=activation, name="predictions")(x)
 
 
-def _bn_table(groups: bool) -> tuple[Row, ...]:
+def _bn_table(groups: bool) -> tuple[LayerRow, ...]:
     t = Table(227, 227, 3)
     for index, (filters, size, stride, pooled) in enumerate(_BN_CONVOLUTIONS, 1):
         t.conv(f"conv{index}", filters, size, stride)

@@ -6,7 +6,7 @@ from typing import Any
 
 from cnnexport.architectures.network import network
 from cnnexport.architectures.spec import Architecture, Difference, Figure, Preprocessing, Source
-from cnnexport.architectures.table import Row, Table
+from cnnexport.architectures.table import LayerRow, Table
 
 _SOURCE = Source(
     authors="LeCun, Bottou, Bengio and Haffner",
@@ -56,7 +56,7 @@ def _top(x: Any, classes: int, activation: str | None) -> Any:
 
 
 def _table(size: int, pad: Any) -> Any:
-    def table(groups: bool) -> tuple[Row, ...]:
+    def table(groups: bool) -> tuple[LayerRow, ...]:
         t = Table(size, size, 1)
         t.conv("C1", 6, 5, pad=pad).pool("S2", 2, 2, kind="average")
         t.conv("C3", 16, 5, pad=pad).pool("S4", 2, 2, kind="average")

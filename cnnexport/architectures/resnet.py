@@ -6,7 +6,7 @@ from typing import Any
 
 from cnnexport.architectures.network import network
 from cnnexport.architectures.spec import CAFFE, Architecture, Difference, Figure, Source, counted
-from cnnexport.architectures.table import Row, Table
+from cnnexport.architectures.table import LayerRow, Table
 
 SOURCE = Source(
     authors="He, Zhang, Ren and Sun",
@@ -109,7 +109,7 @@ def stages(table: Table, blocks: tuple[int, int, int, int], *, bottleneck: bool)
 
 
 def _table(blocks: tuple[int, int, int, int], *, bottleneck: bool) -> Any:
-    def table(groups: bool) -> tuple[Row, ...]:
+    def table(groups: bool) -> tuple[LayerRow, ...]:
         t = stages(Table(224, 224, 3), blocks, bottleneck=bottleneck)
         return tuple(t.global_pool("average pool").dense("fc", 1000).rows)
 

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from cnnexport.architectures.spec import Architecture, Figure
-from cnnexport.architectures.table import CONVENTION, Row
+from cnnexport.architectures.table import CONVENTION, LayerRow
+from cnnexport.text import columns
 
 _WIDTH = 110
 
@@ -55,7 +56,7 @@ def _printed(figure: Figure | None) -> str:
     return "-" if figure is None else figure.printed
 
 
-def show(spec: Architecture, rows: Sequence[Row], *, groups: bool = True) -> dict[str, Any]:
+def show(spec: Architecture, rows: Sequence[LayerRow], *, groups: bool = True) -> dict[str, Any]:
     """``facts`` and the layer table, with its totals, as JSON values."""
     made = facts(spec)
     made["groups"] = groups if spec.grouped else None
@@ -104,12 +105,3 @@ def format_show(shown: dict[str, Any]) -> str:
 
 def _wrapped(text: str, indent: str = "") -> str:
     return textwrap.fill(text, _WIDTH, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
-
-
-def columns(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
-    """``rows`` of equal length as aligned text, the columns ``right`` flush right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) if i in right else cell.ljust(width)
-                  for i, (cell, width) in enumerate(zip(row, widths))).rstrip()
-        for row in rows)

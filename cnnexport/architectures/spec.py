@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from cnnexport.architectures.table import Row
+    from cnnexport.architectures.table import LayerRow
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Architecture:
     paper_parameters: Figure | None = None
     paper_macs: Figure | None = None
     differences: tuple[Difference, ...] = ()
-    table: Callable[[bool], tuple[Row, ...]] | None = None
+    table: Callable[[bool], tuple[LayerRow, ...]] | None = None
     weights: tuple[str, ...] = ("random",)
     preprocessing: Preprocessing | None = None
     aliases: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ CONVENTION = (
 
 
 @dataclass(frozen=True)
-class Row:
+class LayerRow:
     """One line of a layer table; ``output`` is (height, width, channels) or (units,), None where a size is open."""
 
     layer: str
@@ -34,13 +34,13 @@ class Table:
 
     def __init__(self, *shape: int) -> None:
         self.shape: tuple[int, ...] = shape
-        self.rows: list[Row] = []
+        self.rows: list[LayerRow] = []
 
     def _add(
         self, layer: str, kernel: str, stride: int | None, shape: tuple[int, ...], parameters: int = 0, macs: int = 0
     ) -> Table:
         self.shape = shape
-        self.rows.append(Row(layer, kernel, stride, shape, parameters, macs))
+        self.rows.append(LayerRow(layer, kernel, stride, shape, parameters, macs))
         return self
 
     def conv(
@@ -87,7 +87,7 @@ class Table:
         inputs = math.prod(self.shape)
         return self._add(layer, f"{inputs} to {units}", None, (units,), (inputs + 1) * units, inputs * units)
 
-    def stage(self, layer: str, kernel: str, stride: int, rows: tuple[Row, ...], shape: tuple[int, ...]) -> Table:
+    def stage(self, layer: str, kernel: str, stride: int, rows: tuple[LayerRow, ...], shape: tuple[int, ...]) -> Table:
         """Several layers that the paper prints as one line."""
         return self._add(
             layer, kernel, stride, shape, sum(r.parameters for r in rows), sum(r.macs for r in rows))
@@ -99,7 +99,7 @@ def _slide(length: int, size: int, stride: int, pad: Literal["same", "valid"] | 
     return (length + (0 if pad == "valid" else 2 * pad) - size) // stride + 1
 
 
-def read(model: Any) -> tuple[Row, ...]:
+def read(model: Any) -> tuple[LayerRow, ...]:
     """The table of a functional Keras ``model``, a row for each layer but its input."""
     rows = []
     for layer in model._flatten_layers(include_self=False):
@@ -124,5 +124,5 @@ def read(model: Any) -> tuple[Row, ...]:
             kernel += f", {layer.groups} groups"
         strides = getattr(layer, "strides", None)
         stride = strides[0] if isinstance(strides, tuple) else strides if isinstance(strides, int) else None
-        rows.append(Row(layer.name, kernel, stride, shape, layer.count_params() if layer.built else 0, macs))
+        rows.append(LayerRow(layer.name, kernel, stride, shape, layer.count_params() if layer.built else 0, macs))
     return tuple(rows)

@@ -6,7 +6,7 @@ from typing import Any
 
 from cnnexport.architectures import resnet, vgg
 from cnnexport.architectures.spec import CAFFE, Architecture, Difference, counted
-from cnnexport.architectures.table import Row, Table
+from cnnexport.architectures.table import LayerRow, Table
 
 _SIZE = Difference("the input is 32x32x3, the smallest: MNIST in RGB, padded")
 _FROZEN = Difference("the backbone is frozen: training moves the top alone")
@@ -46,12 +46,12 @@ def _transfer(name: str, application: str) -> Any:
     return build
 
 
-def _vgg16_table(groups: bool) -> tuple[Row, ...]:
+def _vgg16_table(groups: bool) -> tuple[LayerRow, ...]:
     t = vgg.blocks(Table(32, 32, 3), "D")
     return tuple(t.dense("FC-256", 256).dense("FC-64", 64).dense("FC-10", 10).rows)
 
 
-def _resnet50_table(groups: bool) -> tuple[Row, ...]:
+def _resnet50_table(groups: bool) -> tuple[LayerRow, ...]:
     t = resnet.stages(Table(32, 32, 3), resnet.BLOCKS_50, bottleneck=True)
     return tuple(t.dense("FC-256", 256).dense("FC-64", 64).dense("FC-10", 10).rows)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cnnexport.architectures.network import network
 from cnnexport.architectures.spec import CAFFE, Architecture, Difference, Figure, Source, counted
-from cnnexport.architectures.table import Row, Table
+from cnnexport.architectures.table import LayerRow, Table
 
 SOURCE = Source(
     authors="Simonyan and Zisserman",
@@ -41,7 +41,7 @@ def _features(configuration: str) -> Any:
                 x = layers.Conv2D(
                     filters, size, padding="same", activation="relu", name=f"block{block}_conv{index}")(x)
             if configuration == "A-LRN" and block == 1:
-                from cnnexport.architectures.layers import LocalResponseNormalization
+                from cnnexport.keras_files.own_layers import LocalResponseNormalization
 
                 x = LocalResponseNormalization(name="block1_lrn")(x)
             x = layers.MaxPooling2D(2, strides=2, name=f"block{block}_pool")(x)
@@ -84,7 +84,7 @@ def blocks(table: Table, configuration: str) -> Table:
 
 
 def _table(configuration: str) -> Any:
-    def table(groups: bool) -> tuple[Row, ...]:
+    def table(groups: bool) -> tuple[LayerRow, ...]:
         t = blocks(Table(224, 224, 3), configuration)
         return tuple(t.dense("FC-4096", 4096).dense("FC-4096", 4096).dense("FC-1000", 1000).rows)
 

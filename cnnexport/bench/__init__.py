@@ -5,11 +5,10 @@
 | ``subjects`` | what is measured: a bundle whose gate passed, or any ONNX file, and its inputs |
 | ``plan`` | rows, and when one is done |
 | ``protocol`` | the measuring loops: warm-up, latency, concurrent streams |
-| ``ort`` | the session under them, with bound inputs and outputs |
+| ``session`` | the session under them, of any runtime, with its inputs in place |
 | ``worker``, ``forks`` | the process that measures, and its parent's side of it |
-| ``placement`` | where nodes ran, from ONNX Runtime's profile |
+| ``placement`` | whether nodes ran where it was asked for |
 | ``limits`` | the machine's own limit |
-| ``statistics`` | quantiles, intervals, outliers |
 | ``machine`` | what a timing depends on besides the code |
 | ``measure`` | one row, with its evidence |
 | ``command`` | targets to rows, rows to an outcome |
@@ -22,10 +21,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cnnexport.bench.command import Outcome
+    from cnnexport.bench.command import BenchOutcome
 
 
-def bench(*arguments: Any, **options: Any) -> Outcome:
+def bench(*arguments: Any, **options: Any) -> BenchOutcome:
     """``cnnexport.bench.command.bench``, imported when it is called."""
     from cnnexport.bench.command import bench as run
 

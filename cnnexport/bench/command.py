@@ -7,18 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cnnexport import runtime
+from cnnexport import runtimes as registry
 from cnnexport.bench import plan, suite
 from cnnexport.bench import tune as tuning
 from cnnexport.bench.plan import Goal
 from cnnexport.bench.subjects import Subject, subject
 from cnnexport.errors import CnnexportError, ProviderError, UsageError
+from cnnexport.files import check_writable
+from cnnexport.results import rows as saved
+from cnnexport.results import tables
 
 LOAD_SCENARIOS = ("server", "offline", "single-stream", "multi-stream")
 
 
 @dataclass
-class Outcome:
+class BenchOutcome:
     """What the command has to say: pytest-benchmark's document, a table, warnings, errors."""
 
     document: dict[str, Any] | None = None
@@ -49,6 +52,7 @@ def bench(
     targets: Sequence[str],
     *,
     providers: Sequence[str] = ("cpu",),
+    runtimes: Sequence[str] = (registry.DEFAULT,),
     batches: tuple[int, ...] | None = None,
     threads: Sequence[int] | None = None,
     scenario: str = "latency",
@@ -63,13 +67,15 @@ def bench(
     allow_partial: bool = False,
     save: Path | None = None,
     tell: Callable[[str], None] = lambda text: None,
-) -> Outcome:
-    """Measure ``targets`` (bundles or ONNX files). Times in seconds, ``precision`` a share.
+) -> BenchOutcome:
+    """Measure ``targets`` (bundles or ONNX files) in ``runtimes``. Times in seconds, ``precision`` a share.
+
+    A runtime that has none of ``providers`` runs on its default.
 
     A target, provider or row that fails is in ``errors`` and sets the exit code; the others are measured.
 
     Raises:
-        UsageError: a bad value, or ``save`` that cannot be written.
+        UsageError: a bad value, a runtime that is unknown or not installed, or ``save`` that cannot be written.
     """
     goal = Goal(min_time, max_time, precision)
     if tune and scenario != "throughput":
@@ -77,10 +83,10 @@ def bench(
     if concurrency and scenario == "latency":
         raise UsageError("--concurrency is of --scenario throughput (or both): latency is that of one stream")
     if save is not None:
-        suite.check_writable(save)
-    outcome = Outcome()
+        check_writable(save)
+    outcome = BenchOutcome()
     subjects: list[Subject] = []
-    usable = _usable(providers, outcome)
+    usable = _usable(runtimes, providers, outcome)
     for target in targets:
         tell("read")
         try:
@@ -93,8 +99,8 @@ def bench(
     if options and "cuda" not in providers:
         raise UsageError("--cuda-option needs --provider cuda")
     known: dict[str, Any] = {
-        "providers": usable, "batches": batches, "threads": threads, "concurrency": concurrency,
-        "cuda_options": options if "cuda" in usable else None, "allow_partial": allow_partial}
+        "providers": providers, "runtimes": runtimes, "batches": batches, "threads": threads,
+        "concurrency": concurrency, "cuda_options": options or None, "allow_partial": allow_partial}
     if scenario in LOAD_SCENARIOS:
         from cnnexport.bench import loadgen
 
@@ -107,6 +113,7 @@ def bench(
         rows, goal = _tuning(subjects, known, goal)
     else:
         rows = plan.rows(subjects, **known, scenario=scenario)
+    rows = [row for row in rows if (row.runtime, row.provider) in usable]
     found = suite.run(rows, goal, save=save, tell=tell)
     outcome.document, outcome.interrupted = found.document, found.interrupted
     for name, failure in found.failures:
@@ -119,25 +126,23 @@ def _tuning(subjects: Sequence[Subject], known: dict[str, Any], goal: Goal) -> t
     return tuning.rows(subjects, known), tuning.goal(goal)
 
 
-def _usable(providers: Sequence[str], outcome: Outcome) -> list[str]:
-    """Those of ``providers`` that make a session here; for the others, why not."""
-    usable = []
-    for provider in dict.fromkeys(providers):
+def _usable(runtimes: Sequence[str], providers: Sequence[str], outcome: BenchOutcome) -> set[tuple[str, str]]:
+    """The runtimes, each with a provider, that make a session here; for the others, why not."""
+    usable = set()
+    for runtime, provider in registry.chosen(runtimes, providers):
         try:
             runtime.probe(provider)
-            usable.append(provider)
+            usable.add((runtime.name, provider))
         except ProviderError as error:
             outcome.fail(error)
     return usable
 
 
-def _describe(outcome: Outcome, *, tuned: bool) -> None:
+def _describe(outcome: BenchOutcome, *, tuned: bool) -> None:
     """The table, the best setting, and what a reader must be warned of."""
-    from cnnexport.report import results, tables
-
     if outcome.document is None:
         return
-    read = results.read(outcome.document, "")
+    read = saved.read(outcome.document, "")
     parts = [tables.text([read])]
     for row in outcome.document["benchmarks"]:
         info = row["extra_info"]

@@ -6,8 +6,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from cnnexport import runtime
 from cnnexport.bench import machine
+from cnnexport.runtimes import ort
 
 _SECONDS = 0.4
 _SIZES = {"cpu": (512, 1024, 1536), "cuda": (2048, 4096, 8192)}
@@ -18,7 +18,7 @@ def measure(provider: str, threads: int | None, provider_options: dict[str, str]
     """The best rate of square single-precision matrix products (operations/s), and the memory bandwidth (bytes/s).
 
     A limit is the best that was seen, not the median. Bandwidth counts bytes read and written. Raises what
-    ``runtime.session`` raises.
+    ``ort.session`` raises.
     """
     rates = {}
     for size in _SIZES[provider]:
@@ -51,9 +51,9 @@ def _product(size: int) -> bytes:
 def _best(model: bytes, size: int, provider: str, threads: int | None, provider_options: dict[str, str]) -> float:
     """The least seconds of a run of ``model`` on (size, size), of as many as fit the time."""
     import numpy as np
-    onnxruntime = runtime.library()
+    onnxruntime = ort.library()
     options = {k: v for k, v in provider_options.items() if k != "enable_cuda_graph"}
-    session = runtime.session(model, provider=provider, threads=threads, provider_options=options or None)
+    session = ort.session(model, provider=provider, threads=threads, provider_options=options or None)
     device = "cuda" if provider == "cuda" else "cpu"
     x = np.random.default_rng(1).standard_normal((size, size), np.float32)
     binding = session.io_binding()

@@ -9,14 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cnnexport.bench import machine, placement, statistics
+from cnnexport import runtimes as registry
+from cnnexport.bench import machine, placement
 from cnnexport.bench.forks import Fork, Interrupted, Stalled, Stop
-from cnnexport.bench.plan import THROUGHPUT, Goal, Row
+from cnnexport.bench.plan import SESSION, THROUGHPUT, Goal, Row
+from cnnexport.bundle.vectors import FOLDER
 from cnnexport.errors import InputError
+from cnnexport.results import statistics
 
 SCHEMA = 1
 _WARMUP_SHARE, _WARMUP_MOST = 0.25, 3.0
@@ -28,7 +32,7 @@ REACHED, OUT_OF_TIME, STALLED, INTERRUPTED = "precision reached", "max-time", "s
 
 
 @dataclass
-class Session:
+class MeasuredSession:
     """What one process measured; ``runs`` holds seconds, of every stream."""
 
     create_s: float
@@ -48,7 +52,7 @@ class Measured:
     row: Row
     goal: Goal
     before: dict[str, Any]
-    sessions: list[Session] = field(default_factory=list)
+    sessions: list[MeasuredSession] = field(default_factory=list)
     profile: dict[str, Any] = field(default_factory=dict)
     elsewhere: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -84,7 +88,8 @@ class Measured:
         throughput = statistics.mean_of([rate * row.batch for rate in rates])
         return {
             "cnnexport": SCHEMA,
-            "scenario": row.scenario, "name": row.label or subject.name, "contender": row.contender,
+            "scenario": row.scenario, "name": row.label or subject.name, "runtime": row.runtime,
+            "contender": row.contender,
             "target": subject.path, "file_sha256": subject.sha256, "external_sha256": subject.external,
             "verified": subject.verified, "parity": subject.parity if subject.verified else "unverified",
             "untrained": subject.untrained, "proof": self.proof,
@@ -141,13 +146,13 @@ def measure(
     *,
     limit: dict[str, Any] | None = None,
     tell: Callable[[str], None] = lambda text: None,
-    vectors: dict[str, Any] | None = None,
 ) -> Measured:
     """Measure ``row``; ``limit`` is the machine's (``limits.measure``), kept with it.
 
-    ``vectors`` (a file of stored inputs and outputs) proves a peer that runs no file.
+    The gate asked ONNX Runtime alone: whatever else runs a bundle must give Keras' stored outputs before it is timed.
 
     Raises:
+        ParityError: it does not.
         InputError: a file that does not run, or not once within the time.
         ProviderError: a provider that cannot be had, or that runs less than the whole graph.
         BundleError: a file that changed while it was measured.
@@ -157,10 +162,10 @@ def measure(
     deadline = begin + goal.max_time
     made = Measured(row, goal, machine.state(), limit=limit)
     try:
-        if row.contender == "onnxruntime":
+        if row.runner == SESSION:
             _prove(made, stop, deadline, tell)
         while not made.stopped:
-            _session(made, stop, deadline, tell, vectors)
+            _session(made, stop, deadline, tell)
             _decide(made, deadline)
     except Stalled as stalled:
         made.stopped = STALLED
@@ -187,24 +192,32 @@ def _prove(made: Measured, stop: Stop, deadline: float, tell: Callable[[str], No
     made.facts = made.profile.pop("facts")
     if not made.profile["nodes"]:
         raise InputError(f"{row.subject.path} runs no node once its constants are folded, so there is nothing to time")
-    made.elsewhere = placement.judge(made.profile, row.provider, row.subject.path, allow_partial=row.allow_partial)
+    made.elsewhere = placement.judge(made.profile, row.provider, row.subject.path, allow_partial=row.allow_partial,
+                                     runtime=row.runtime)
 
 
-def _session(
-    made: Measured, stop: Stop, deadline: float, tell: Callable[[str], None], vectors: dict[str, Any] | None
-) -> None:
+def _stored(row: Row) -> dict[str, Any] | None:
+    """Where Keras' stored answers lie, and what may be off them; None where the gate proved this very thing, or none.
+    """
+    if row.subject.parity is None or (row.runner, row.runtime) == (SESSION, registry.DEFAULT):
+        return None
+    return {"folder": str(Path(row.subject.file).with_name(FOLDER)),
+            "max_error": row.subject.parity["tolerance"]["max_error"]}
+
+
+def _session(made: Measured, stop: Stop, deadline: float, tell: Callable[[str], None]) -> None:
     """One more process: create, first run, warm-up, timed runs. What was timed is kept however it ends."""
     row, goal = made.row, made.goal
     start = time.monotonic()
     tell(f"session {len(made.sessions) + 1}")
     with Fork(stop) as fork:
         timing = False
-        session = Session(0.0, 0.0, {}, np.empty(0))
+        session = MeasuredSession(0.0, 0.0, {}, np.empty(0))
         try:
             session.create_s = fork.ask("open", deadline, runner=row.runner, options=row.request())["create_s"]
             first = fork.ask("first_run", deadline)
             session.first_run_s, made.facts = first["first_run_s"], first["facts"]
-            if vectors is not None and made.proof is None:
+            if made.proof is None and (vectors := _stored(row)) is not None:
                 made.proof = fork.ask("check", deadline, vectors=vectors)
             left = deadline - time.monotonic()
             session.warm_up = fork.ask("warm_up", deadline, cap=min(_WARMUP_MOST, max(left, 0) * _WARMUP_SHARE))

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cnnexport import runtimes as registry
 from cnnexport.bench import machine
 from cnnexport.bench.subjects import Subject
 from cnnexport.errors import UsageError
-from cnnexport.runtime import PROVIDERS
 
 LATENCY, THROUGHPUT = "latency", "throughput"
+SESSION = "cnnexport.bench.session:Session"
+"""What runs a file in a runtime, as the worker opens it."""
 CUDA_SHORT = {"tf32": "use_tf32", "nhwc": "prefer_nhwc", "conv_algo_search": "cudnn_conv_algo_search",
               "cuda_graph": "enable_cuda_graph"}
 _MOST_THREADS = 1024
@@ -42,7 +44,10 @@ class Goal:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the results. ``runner`` names what runs the file: ONNX Runtime unless a benchmark brings a peer."""
+    """One line of the results. ``runner`` names what runs the file: ``runtime`` unless a benchmark brings a peer.
+
+    ``contender`` is what the results call that.
+    """
 
     subject: Subject
     scenario: str
@@ -52,7 +57,8 @@ class Row:
     concurrency: int = 1
     provider_options: tuple[tuple[str, str], ...] = ()
     allow_partial: bool = False
-    runner: str = "cnnexport.bench.ort:Session"
+    runtime: str = registry.DEFAULT
+    runner: str = SESSION
     contender: str = "onnxruntime"
     label: str = ""
     options: dict[str, Any] = field(default_factory=dict, compare=False)
@@ -61,6 +67,8 @@ class Row:
     def id(self) -> str:
         """What tells this row from others, in one word."""
         parts = [self.label or self.subject.name, self.provider, f"b{self.batch}", f"t{self.threads}"]
+        if self.runtime != registry.DEFAULT:
+            parts.insert(1, self.runtime)
         if self.scenario != LATENCY:
             parts.append(f"c{self.concurrency}")
         parts += [f"{key}={value}" for key, value in self.provider_options]
@@ -68,7 +76,8 @@ class Row:
 
     def request(self) -> dict[str, Any]:
         """The options of the session, as the worker takes them."""
-        return {"file": self.subject.file, "provider": self.provider, "threads": self.threads or None,
+        return {"runtime": self.runtime, "file": self.subject.file, "provider": self.provider,
+                "threads": self.threads or None, "concurrency": self.concurrency,
                 "provider_options": dict(self.provider_options), "inputs": self.subject.specs(self.batch), "seed": 0,
                 **self.options}
 
@@ -84,6 +93,7 @@ def rows(
     subjects: Sequence[Subject],
     *,
     providers: Sequence[str] = ("cpu",),
+    runtimes: Sequence[str] = (registry.DEFAULT,),
     batches: tuple[int, ...] | None = None,
     threads: Sequence[int] | None = None,
     scenario: str = LATENCY,
@@ -91,10 +101,14 @@ def rows(
     cuda_options: Mapping[str, Sequence[str]] | None = None,
     allow_partial: bool = False,
 ) -> list[Row]:
-    """Every combination asked for. Raises UsageError for a bad value, or a batch that a file cannot run at."""
-    for provider in providers:
-        if provider not in PROVIDERS:
-            raise UsageError(f"Unknown provider {provider!r}: choose {' or '.join(PROVIDERS)}.")
+    """Every combination asked for; a runtime that has none of ``providers`` runs on its default.
+
+    Rows of one network and setting follow each other, runtime by runtime: a host drifts, and they are to be compared.
+    Raises UsageError for a bad value, a runtime that is not there, or a batch that a file cannot run at.
+    """
+    places: dict[str, list[str]] = {}
+    for runtime, provider in registry.chosen(runtimes, providers):
+        places.setdefault(provider, []).append(runtime.name)
     if any(t < 1 or t > _MOST_THREADS for t in threads or ()):
         raise UsageError(f"--threads is between 1 and {_MOST_THREADS}")
     if cuda_options and "cuda" not in providers:
@@ -104,15 +118,16 @@ def rows(
     labels = _labels(subjects)
     made = []
     kinds = (LATENCY, THROUGHPUT) if scenario == "both" else (scenario,)
-    for (subject, label), kind, provider in itertools.product(zip(subjects, labels), kinds, dict.fromkeys(providers)):
+    for (subject, label), kind, provider in itertools.product(zip(subjects, labels), kinds, places):
         sweep = subject.batches(batches, (1,) if kind == LATENCY else (1, 8, 32))
         streams = (1,) if kind == LATENCY else tuple(dict.fromkeys(concurrency or (1, 2)))
-        for batch, count, stream, options in itertools.product(
-                dict.fromkeys(sweep), dict.fromkeys(threads or (default_threads(),)), streams,
-                settings if provider == "cuda" else [()]):
-            if stream > 1 and dict(options).get("enable_cuda_graph") in ("1", "true"):
-                continue  # a captured graph has one set of buffers
-            made.append(Row(subject, kind, provider, batch, count, stream, options, allow_partial, label=label))
+        for batch, count, stream, name in itertools.product(
+                dict.fromkeys(sweep), dict.fromkeys(threads or (default_threads(),)), streams, places[provider]):
+            for options in settings if (name, provider) == ("ort", "cuda") else [()]:
+                if stream > 1 and dict(options).get("enable_cuda_graph") in ("1", "true"):
+                    continue  # a captured graph has one set of buffers
+                made.append(Row(subject, kind, provider, batch, count, stream, options, allow_partial, runtime=name,
+                                contender=registry.saved_as(name), label=label))
     return made
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cnnexport import bundle, files, inspection
+from cnnexport import bundle, files, onnx_file
 from cnnexport.errors import BundleError, InputError, UsageError
 
 UNVERIFIED = "unverified"
@@ -83,7 +83,7 @@ class Subject:
             if value.name in shapes and len(value.type.tensor_type.shape.dim) == len(shapes[value.name]):
                 for dim, size in zip(value.type.tensor_type.shape.dim, shapes[value.name]):
                     dim.dim_value = size
-        return inspection.count_macs(model, batch)[0]
+        return onnx_file.count_macs(model, batch)[0]
 
     def specs(self, batch: int) -> list[dict[str, Any]]:
         """What ``fill`` needs to know of the inputs at a batch size."""
@@ -102,7 +102,7 @@ class Subject:
 
 def _hash_of(path: Path) -> str:
     try:
-        return bundle.sha256(path)
+        return files.sha256(path)
     except OSError:
         return "gone"
 
@@ -129,10 +129,10 @@ def subject(target: str, shapes: Mapping[str, tuple[int, ...]] | None = None) ->
         if not parity["passed"]:
             raise BundleError(f"{path} did not pass its parity gate, so nothing of it is timed; convert it again")
         file = path / "model.onnx"
-    model, size, digest = inspection.load(file)
-    external = inspection.external_files(model, file)
-    weights = sum(inspection.tensor_bytes(t) for t in inspection.initializers(model.graph))
-    slim = inspection.without_weights(model, in_place=True)
+    model, size, digest = onnx_file.load_model(file)
+    external = onnx_file.external_files(model, file)
+    weights = sum(onnx_file.tensor_bytes(t) for t in onnx_file.initializers(model.graph))
+    slim = onnx_file.without_weights(model, in_place=True)
     inputs = _inputs(model, str(target), shapes or {}, manifest)
     dynamic = any(i.batched and i.shape[0] is None for i in inputs)
     firsts = {i.shape[0] for i in inputs if i.batched}
@@ -174,7 +174,7 @@ def _inputs(
         if not value.type.HasField("tensor_type"):
             raise InputError(f"{target}: input '{name}' is a {value.type.WhichOneof('value') or 'value of no type'}, "
                              "not a tensor; only tensors can be filled")
-        info = inspection._tensor_info(value)
+        info = onnx_file.tensor_info(value)
         dims = _resolve(target, name, info.shape, shapes.get(name))
         if info.dtype in ("string", "unknown") or info.dtype.startswith("complex"):
             raise InputError(f"{target}: input '{name}' is of type {info.dtype}, which nothing sensible fills")

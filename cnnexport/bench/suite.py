@@ -21,7 +21,7 @@ from cnnexport.bench import machine, measure
 from cnnexport.bench.forks import Fork, Interrupted, Stop
 from cnnexport.bench.plan import LATENCY, THROUGHPUT, Goal, Row
 from cnnexport.bench.replay import MEASURING
-from cnnexport.errors import CnnexportError, OutputError
+from cnnexport.errors import CnnexportError
 
 _ROWS = Path(__file__).with_name("rows_test.py")
 _LIMIT_SECONDS = 60.0
@@ -38,7 +38,7 @@ def _id(row: Row) -> str:
 
 
 @dataclass
-class Outcome:
+class SuiteOutcome:
     """The document of a run (pytest-benchmark's JSON; None where no row came to be), and what failed, by row."""
 
     document: dict[str, Any] | None = None
@@ -58,7 +58,7 @@ def run(
     save: Path | None = None,
     tell: Callable[[str], None] = lambda text: None,
     limits: bool = True,
-) -> Outcome:
+) -> SuiteOutcome:
     """Measure ``rows`` and return what came of it; ``save`` is written whole after each row.
 
     A row that fails does not stop the others. SIGINT or SIGTERM ends the row under way, keeps what it has, and
@@ -70,8 +70,8 @@ def run(
     import pytest
 
     if save is not None:
-        check_writable(save)
-    outcome = Outcome()
+        files.check_writable(save)
+    outcome = SuiteOutcome()
     stop = Stop()
     plugin = _Plugin(rows, goal, outcome, save, tell, stop, limits)
     printed = io.StringIO()
@@ -98,7 +98,7 @@ def run(
 class _Plugin:
     """What pytest is told: the rows, how to measure one, and where the document goes."""
 
-    def __init__(self, rows: Sequence[Row], goal: Goal, outcome: Outcome, save: Path | None,
+    def __init__(self, rows: Sequence[Row], goal: Goal, outcome: SuiteOutcome, save: Path | None,
                  tell: Callable[[str], None], stop: Stop, limits: bool) -> None:
         self.rows = {f"{_kind(row)} {_id(row)}": row for row in rows}
         self.goal, self.outcome, self.save, self.tell, self.stop = goal, outcome, save, tell, stop
@@ -240,14 +240,3 @@ def dumps(document: dict[str, Any]) -> str:
 
     dump: Callable[..., str] = safe_dumps
     return dump(document, ensure_ascii=True) + "\n"
-
-
-def check_writable(path: Path) -> None:
-    """Raises OutputError where ``path`` cannot be written, before anything is measured."""
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder; give a file")
-    files.check_replaceable(path)
-    with files.writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=files.partial_prefix(path)):
-            pass

@@ -9,8 +9,9 @@ from typing import Any
 from cnnexport.bench import plan
 from cnnexport.bench.plan import THROUGHPUT, Goal, Row
 from cnnexport.bench.subjects import Subject
-from cnnexport.report.results import Row as Seen
-from cnnexport.report.tables import seconds
+from cnnexport.results.rows import SavedRow
+from cnnexport.results.tables import seconds
+from cnnexport.runtimes import DEFAULT, saved_as
 
 _BATCHES = (1, 2, 4, 8, 16, 32)
 
@@ -39,7 +40,7 @@ def goal(asked: Goal) -> Goal:
     return replace(asked, sessions=3, precision=max(asked.precision, 0.04))
 
 
-def frontier(seen: Sequence[Seen]) -> list[Seen]:
+def frontier(seen: Sequence[SavedRow]) -> list[SavedRow]:
     """The rows that no other beats in both images/s and median latency, by rising throughput."""
     known = [r for r in seen if r.throughput.value and r.median.value]
     best = []
@@ -51,34 +52,40 @@ def frontier(seen: Sequence[Seen]) -> list[Seen]:
     return sorted(best, key=lambda r: r.throughput.value or 0.0)
 
 
-def best(seen: Sequence[Seen]) -> str:
-    """For each model and provider of several throughput rows, the setting with most images/s; empty without any."""
-    groups: dict[tuple[str, str], list[Seen]] = {}
+def best(seen: Sequence[SavedRow]) -> str:
+    """For each model, runtime and provider of several throughput rows, the setting with most images/s, if any."""
+    groups: dict[tuple[str, str], list[SavedRow]] = {}
     for row in seen:
         if row.scenario == THROUGHPUT and row.throughput.value:
-            groups.setdefault((row.name, row.provider), []).append(row)
+            groups.setdefault((row.name, _place(row)), []).append(row)
     lines = []
-    for (name, provider), members in groups.items():
+    for (name, place), members in groups.items():
         if len(members) < 2:
             continue
         top = max(members, key=lambda r: r.throughput.value or 0.0)
         rivals = [r for r in members if r is not top and (r.throughput.high or 0.0) > (top.throughput.low or 0.0)]
-        lines.append(f"best for {name} on {provider}: {_setting(top)}, {top.throughput.value:,.4g} images/s"
+        lines.append(f"best for {name} on {place}: {_setting(top)}, {top.throughput.value:,.4g} images/s"
                      + (f" ({len(rivals)} other settings within its interval)" if rivals else ""))
     return "\n".join(lines)
 
 
-def format_frontier(seen: Sequence[Seen]) -> str:
-    """The frontier of each model and provider, a line a setting."""
+def format_frontier(seen: Sequence[SavedRow]) -> str:
+    """The frontier of each model, runtime and provider, a line a setting."""
     lines = []
-    for key in dict.fromkeys((r.name, r.provider) for r in seen):
-        members = [r for r in seen if (r.name, r.provider) == key]
+    for key in dict.fromkeys((r.name, _place(r)) for r in seen):
+        members = [r for r in seen if (r.name, _place(r)) == key]
         lines.append(f"frontier of {key[0]} on {key[1]} (more images/s only for more latency):")
         lines += [f"  {r.throughput.value or 0:>10,.4g} images/s  p50 {seconds(r.median.value):>9}  {_setting(r)}"
                   for r in frontier(members)]
     return "\n".join(lines)
 
 
-def _setting(row: Seen) -> str:
+def _place(row: SavedRow) -> str:
+    """The provider, and the runtime where that is not the usual one."""
+    usual = row.contender in ("", saved_as(DEFAULT))
+    return row.provider if usual else f"{row.contender} {row.provider}"
+
+
+def _setting(row: SavedRow) -> str:
     extra = "".join(f", {k}={v}" for k, v in row.options)
     return f"batch {row.batch}, {row.concurrency} streams, {row.threads} threads{extra}"

@@ -2,7 +2,7 @@
 
 One JSON request a line on standard input, one answer a line on standard output. Between the two the parent sleeps, so
 that nothing of ours competes with what is timed; it reads BUFFER, a file mapped by both, when a worker is stopped in
-the middle. What runs is named by the request (``module:class``): a session of ONNX Runtime, or a peer's.
+the middle. What runs is named by the request (``module:class``): a session of a runtime, or a peer's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from cnnexport.errors import CnnexportError
 
 CAPACITY = 1 << 20
 """64-bit integers in the buffer, shared by all streams."""
-ORT = "cnnexport.bench.ort:Session"
 
 
 def views(buffer: memoryview, streams: int) -> list[memoryview]:
@@ -87,13 +86,13 @@ class Worker:
         return found
 
     def do_check(self, vectors: dict[str, Any]) -> dict[str, Any]:
-        """Whether a peer computes what Keras did (``held.check``)."""
+        """Whether what is held computes what Keras did (``held.check``)."""
         return dict(self.held.check(vectors))
 
     def do_profile(self, options: dict[str, Any], limit: float) -> dict[str, Any]:
-        from cnnexport.bench import ort
+        from cnnexport.bench import session
 
-        return ort.profile(options, limit)
+        return session.profile(options, limit)
 
     def do_limits(self, provider: str, threads: int | None, provider_options: dict[str, str]) -> dict[str, Any]:
         from cnnexport.bench import limits

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cnnexport.architectures.spec import Architecture, Preprocessing
-from cnnexport.conversion import Port
+from cnnexport.conversion.ports import Port
 from cnnexport.data.images import image_steps
 
 SCHEMA_VERSION = 1

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cnnexport.conversion.ports import Port, input_ports
+from cnnexport.conversion.inputs import input_ports
+from cnnexport.conversion.ports import Port
 from cnnexport.errors import UsageError
 
 if TYPE_CHECKING:

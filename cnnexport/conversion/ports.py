@@ -1,11 +1,8 @@
-"""The inputs and outputs of a converted model."""
+"""The inputs and outputs of a converted model, as a record that needs no Keras."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-from cnnexport.errors import InputError, UsageError
 
 
 @dataclass(frozen=True)
@@ -23,64 +20,3 @@ class Port:
         if not self.channels_first:
             return self.shape
         return (self.shape[0], self.shape[-1], *self.shape[1:-1])
-
-
-def input_ports(
-    model: Any,
-    *,
-    batch: int | None = None,
-    layout: str = "nhwc",
-    input_shape: tuple[int | None, ...] | None = None,
-) -> tuple[Port, ...]:
-    """The ports that ``model``'s inputs become; a single one is called ``input``.
-
-    ``input_shape`` (without batch) fixes the sizes that a model's only input leaves open.
-
-    Raises:
-        InputError: the model does not know its input shapes.
-        UsageError: ``input_shape`` contradicts the model.
-    """
-    import keras
-
-    known = _inputs(model)
-    if input_shape is not None:
-        own = known[0][1]
-        fits = len(own) == len(input_shape) and all(a in (None, b) for a, b in zip(own, input_shape))
-        if len(known) > 1 or not fits:
-            expected = " and ".join("x".join("?" if d is None else str(d) for d in k[1]) for k in known)
-            given = "x".join("?" if d is None else str(d) for d in input_shape)
-            raise UsageError(f"input shape {given} does not fit the model, which takes {expected}; "
-                             "leave --input-shape out")
-    used: set[str] = set()
-    ports = []
-    for name, own, dtype in known:
-        name = "input" if len(known) == 1 else name.split(":")[0]
-        while name in used:
-            name += "_1"
-        used.add(name)
-        shape = (batch, *(input_shape or own))
-        first = layout == "nchw" and len(shape) == 4
-        ports.append(Port(name, shape, keras.backend.standardize_dtype(dtype), first))
-    return tuple(ports)
-
-
-def input_structure(model: Any) -> Any:
-    """``model``'s symbolic inputs in the dict, list or tuple that it is called with, if it has any."""
-    return getattr(model, "input", None) if getattr(model, "inputs", None) else None
-
-
-def _inputs(model: Any) -> list[tuple[str, tuple[int | None, ...], Any]]:
-    """(name, shape without batch, dtype) of each input."""
-    import keras
-
-    if getattr(model, "inputs", None):
-        structure = input_structure(model)
-        tensors = model.inputs if structure is None else keras.tree.flatten(structure)
-        return [(t.name, tuple(t.shape[1:]), t.dtype) for t in tensors]
-    # A subclassed model has no symbolic inputs, but remembers the shape that it was first called on.
-    built = list((getattr(model, "_build_shapes_dict", None) or {}).values())
-    if len(built) == 1 and isinstance(built[0], (tuple, list)) and len(built[0]) > 1 and all(
-            d is None or isinstance(d, int) for d in built[0]):
-        return [("input", tuple(built[0][1:]), model.input_dtype)]
-    raise InputError(f"model '{model.name}' does not know its input shape; call it once on data, or give it "
-                     "an Input layer, before saving it")

@@ -7,14 +7,14 @@ the ONNX file is written.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cnnexport.conversion.ports import input_structure
+from cnnexport.conversion.inputs import input_structure
 from cnnexport.errors import InputError
+from cnnexport.text import one_line
 
 SCOPE = "cnnexport_layer_"
 """Prefix of the TensorFlow name scope that marks the ops of one layer, followed by its index."""
@@ -212,15 +212,3 @@ def _freeze(concrete: Any, model: Any) -> Any:
             f"cannot convert model '{model.name}': it captures a resource that ONNX cannot hold "
             f"({one_line(error)}); keep such state outside the model"
         ) from error
-
-
-_WRAPPER = re.compile(r"^Exception encountered when calling .*\.$")
-_MARKUP = re.compile(r"\x1b\[\d*m")
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """The first line of an exception that says something: Keras says first only where it was raised."""
-    lines = [_MARKUP.sub("", line).strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line]
-    text = next((line for line in told if not _WRAPPER.match(line)), told[0] if told else "")
-    return (text or type(error).__name__)[:limit].rstrip(".;: ")

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cnnexport.conversion.trace import SCOPE, Trace, one_line
+from cnnexport.conversion.trace import SCOPE, Trace
 from cnnexport.errors import InputError
+from cnnexport.text import one_line
 
 if TYPE_CHECKING:
     import onnx_ir as ir

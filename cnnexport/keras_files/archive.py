@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from cnnexport import files
-from cnnexport.conversion.trace import one_line
 from cnnexport.errors import InputError
+from cnnexport.text import one_line
 
 _ACCEPTED = "give a .keras file, an .h5 or .hdf5 model file, or a SavedModel folder"
 _AGAIN = "copy or save it again"

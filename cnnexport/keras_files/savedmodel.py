@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cnnexport import files
-from cnnexport.conversion.trace import one_line
 from cnnexport.errors import InputError
 from cnnexport.keras_files import graphs
+from cnnexport.text import one_line
 
 _MOST_ENTRIES, _MOST_DEPTH = 10_000, 16
 _MOST_GRAPH = 2 << 30

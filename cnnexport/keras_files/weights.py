@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cnnexport.conversion.trace import one_line
 from cnnexport.errors import InputError
+from cnnexport.text import one_line
 
 
 def put_stored_weights(path: Path, file: Path, model: Any) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from cnnexport import svg
 from cnnexport.parity.layers import LayerComparison
 
 _WIDTH, _HEIGHT = 900, 360
@@ -22,30 +23,22 @@ def error_growth(title: str, layers: Sequence[LayerComparison], allowed: float) 
     high = max(high, low + 1)
 
     def x(index: int) -> float:
-        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * (index + 0.5) / max(len(rows), 1)
+        return svg.slot(index, len(rows), _LEFT, _WIDTH - _LEFT - _RIGHT)
 
-    def y(value: float) -> float:
-        return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (high - math.log10(max(value, _LEAST))) / (high - low)
-
+    y = svg.Scale(10.0**low, 10.0**high, _HEIGHT - _BOTTOM, _TOP, log=True)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" '
-        'font-size="12">',
-        f"<title>{escape(title)}: error by layer</title>",
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
+        *svg.sheet(_WIDTH, _HEIGHT, f"{title}: error by layer"),
         f'<text x="{_LEFT}" y="22" font-size="15">{escape(title)}: largest error of each layer, in standard deviations '
         "of Keras\u2019 output</text>",
     ]
     for power in range(low, high + 1):
-        at = y(10.0**power)
-        parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}" stroke="#ddd"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">1e{power}</text>')
+        parts += svg.gridline(y(10.0**power), _LEFT, _WIDTH - _RIGHT, f"1e{power}")
     at = y(allowed)
     parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}" stroke="#c00" '
                  'stroke-dasharray="6 4"/>')
     parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{at - 5:.1f}" text-anchor="end" fill="#c00">'
                  f"allowed {allowed:.0e}</text>")
-    points = " ".join(f"{x(i):.1f},{y(v):.1f}" for i, v in enumerate(values))
-    parts.append(f'<polyline points="{points}" fill="none" stroke="#88a"/>')
+    parts.append(svg.polyline(((x(i), y(v)) for i, v in enumerate(values)), "#88a"))
     for index, (row, value) in enumerate(zip(rows, values)):
         colour = "#236" if row.passed else "#c00"
         parts.append(f'<circle cx="{x(index):.1f}" cy="{y(value):.1f}" r="3" fill="{colour}">'
@@ -53,4 +46,4 @@ def error_growth(title: str, layers: Sequence[LayerComparison], allowed: float) 
     parts.append(f'<text x="{_LEFT}" y="{_HEIGHT - 15}">{escape(rows[0].layer) if rows else ""}</text>')
     parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 15}" text-anchor="end">'
                  f'{escape(rows[-1].layer) if rows else "no layer was compared"}</text>')
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    return svg.closed(parts)

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cnnexport import runtimes
 from cnnexport.conversion.ports import Port
 from cnnexport.errors import InputError
 from cnnexport.parity.comparison import Array, Comparison, compare, is_softmax, log_probabilities
 from cnnexport.parity.inputs import NON_FINITE, Case, cases
 from cnnexport.parity.layers import (
+    Call,
     LayerComparison,
     LayerTensor,
     compare_layers,
@@ -27,10 +29,10 @@ from cnnexport.parity.layers import (
     layer_tensors,
     nodes_of,
 )
-from cnnexport.parity.live import Call
 from cnnexport.parity.precision import Precision, asked, lower_in_file
 from cnnexport.parity.sensitivity import Sensitivity
 from cnnexport.parity.tolerances import Tolerance, tolerance
+from cnnexport.runtimes import Session
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -307,13 +309,13 @@ def _compare_kept_layers(keras: GateReference, exposed: Exposed, agree: bool) ->
     return compare_layers(rows, keras.calls, produced, keras.tolerance, any_order=agree)
 
 
-def run_session(session: Any, names: Sequence[str], arrays: Sequence[Array], ports: Sequence[Port]) -> dict[str, Array]:
+def run_session(
+    session: Session, names: Sequence[str], arrays: Sequence[Array], ports: Sequence[Port]
+) -> dict[str, Array]:
     """Run ONNX Runtime on ``arrays`` in Keras' layouts. Raises InputError where that fails."""
-    from cnnexport import runtime
-
     fed = {p.name: to_onnx_layout(a, p) for a, p in zip(arrays, ports)}
     try:
-        return dict(zip(names, runtime.run(session, list(names), fed)))
+        return dict(zip(names, session.run(list(names), fed)))
     except InputError:
         raise
     except Exception as error:
@@ -379,23 +381,22 @@ class Exposed:
         gc.collect()
         self._place.unlink(missing_ok=True)
 
-    def session(self, names: Sequence[str]) -> tuple[Any, list[str]]:
+    def session(self, names: Sequence[str]) -> tuple[Session, list[str]]:
         """A session that also gives the tensors ``names``, and those of them that the graph has.
 
         Raises InputError where ONNX Runtime cannot load the file.
         """
-        from cnnexport import runtime
-
+        open_session = runtimes.get(runtimes.DEFAULT).open
         try:
             self._declare(names)
-            return runtime.session(self._place), list(names)
+            return open_session(self._place), list(names)
         except InputError:
             # A file of another maker, or a faulty one, may lack some.
             present = [name for name in names if name in self._known()]
             if len(present) == len(names):
                 raise
             self._declare(present)
-            return runtime.session(self._place), present
+            return open_session(self._place), present
 
     def _known(self) -> set[str]:
         import onnx

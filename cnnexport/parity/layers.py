@@ -15,11 +15,32 @@ from typing import Any
 import numpy as np
 
 from cnnexport.parity.comparison import Array, compare
-from cnnexport.parity.live import Call
 from cnnexport.parity.tolerances import Tolerance
 
 _REGROUPING = frozenset({"Flatten", "Reshape", "Permute", "RepeatVector", "Transpose", "Moveaxis", "Swapaxes",
                           "Squeeze", "ExpandDims", "Ravel"})
+
+
+@dataclass
+class Call:
+    """The calls of one leaf layer in one run of a model, in the order of the run.
+
+    ``output`` is an array where it was wanted; ``source`` is the layer whose output is the only input;
+    ``identity`` tells that input and output are equal, ``alive`` that some input is not zero, ``varied`` that
+    the output is not one number throughout.
+    """
+
+    layer: str
+    kind: str
+    count: int = 0
+    shape: tuple[int, ...] | None = None
+    output: Array | None = None
+    source: str | None = None
+    identity: bool = False
+    alive: bool = False
+    varied: bool = False
+    linear: bool = True
+    weighted: bool = False
 
 
 @dataclass(frozen=True)

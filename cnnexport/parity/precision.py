@@ -79,18 +79,18 @@ def _rank(kind: str) -> int:
 
 def _coarse(model: Any) -> Iterator[tuple[str, str]]:
     """Each place that brings a floating-point type into a graph, and that type as NumPy spells it."""
-    from cnnexport import inspection
+    from cnnexport import onnx_file
 
     for graph in (model.graph, *model.functions):
         for tensor in getattr(graph, "initializer", ()):
-            yield f"initializer '{tensor.name}'", inspection.dtype_name(tensor.data_type)
-        for node in inspection.nodes_of(graph):
+            yield f"initializer '{tensor.name}'", onnx_file.dtype_name(tensor.data_type)
+        for node in onnx_file.nodes_of(graph):
             told = f"node '{node.name}' ({node.op_type})" if node.name else f"a node {node.op_type}"
             for attribute in node.attribute:
                 if attribute.name in ("to", "dtype", "output_dtype", "stash_type") and attribute.HasField("i"):
-                    yield told, inspection.dtype_name(attribute.i)
+                    yield told, onnx_file.dtype_name(attribute.i)
                 for tensor in ([attribute.t] if attribute.HasField("t") else []):
-                    yield told, inspection.dtype_name(tensor.data_type)
+                    yield told, onnx_file.dtype_name(tensor.data_type)
                 for inner in ([attribute.g] if attribute.HasField("g") else []):
                     for tensor in inner.initializer:
-                        yield f"initializer '{tensor.name}'", inspection.dtype_name(tensor.data_type)
+                        yield f"initializer '{tensor.name}'", onnx_file.dtype_name(tensor.data_type)

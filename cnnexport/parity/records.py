@@ -10,8 +10,7 @@ import numpy as np
 
 from cnnexport.parity.comparison import Comparison
 from cnnexport.parity.inputs import BUDGET
-from cnnexport.parity.sensitivity import PERTURBATION
-from cnnexport.parity.tolerances import Tolerance, tolerance
+from cnnexport.parity.tolerances import PERTURBATION, Tolerance, tolerance
 
 SCHEMA_VERSION = 2
 

@@ -17,9 +17,7 @@ import numpy as np
 
 from cnnexport.parity import live
 from cnnexport.parity.comparison import Array
-
-PERTURBATION = 0.01
-"""A change of one percent of each weight."""
+from cnnexport.parity.tolerances import PERTURBATION as PERTURBATION
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,9 @@ ROUNDING_ULPS = 64
 """Units in the last place of the largest output that are always allowed: an output whose spread is small
 beside its size cannot be computed more exactly in its own precision."""
 
+PERTURBATION = 0.01
+"""The change of each weight that must be seen: one percent."""
+
 
 @dataclass(frozen=True)
 class Tolerance:

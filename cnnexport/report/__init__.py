@@ -2,8 +2,6 @@
 
 | module | what |
 |---|---|
-| ``results`` | reading the files; nothing in them is trusted |
-| ``tables`` | text, Markdown, CSV |
 | ``charts`` | SVG |
 | ``page`` | one self-contained HTML page |
 | ``compare`` | a regression gate on intervals |
@@ -37,9 +35,10 @@ def report(
     A page goes to ``report.html`` where no ``output`` is given. Raises InputError for a file that holds no benchmarks,
     OutputError for an output that cannot be written, UsageError for a name that tells no format.
     """
-    from cnnexport.bench.suite import check_writable
-    from cnnexport.files import write_text
-    from cnnexport.report import charts, page, results, tables
+    from cnnexport.files import check_writable, write_text
+    from cnnexport.report import charts, page
+    from cnnexport.results import rows as saved
+    from cnnexport.results import tables
 
     if form is None:
         form = "html" if output is None else FORMATS.get(output.suffix.lower())
@@ -47,7 +46,7 @@ def report(
             raise UsageError(f"{output} tells no format; name it .html, .md, .csv or .svg, or give --format")
     if output is None and form == "html":
         output = Path("report.html")
-    read = results.load_all(files)
+    read = saved.load_all(files)
     rows = sum(len(found.rows) for found in read)
     if not rows:
         raise InputError(f"{', '.join(map(str, files))}: no rows, so there is nothing to report; measure first")

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from cnnexport.report.results import Results, Row
-from cnnexport.report.tables import seconds
+from cnnexport import svg
+from cnnexport.results.rows import Results, SavedRow, as_dict, number
+from cnnexport.results.tables import seconds
 
 WIDTH, HEIGHT = 640, 320
 LEFT, RIGHT, TOP, BOTTOM = 88, 24, 16, 48
@@ -78,22 +79,13 @@ def plot(series: Sequence[Series], x: Axis, y: Axis, *, label: str, zero: bool =
         return ""
     x0, x1 = _range(xs, x.log, zero=False)
     y0, y1 = _range(ys, y.log, zero=zero)
-
-    def px(value: float) -> float:
-        share = _share(value, x0, x1, x.log)
-        return LEFT + share * (WIDTH - LEFT - RIGHT)
-
-    def py(value: float) -> float:
-        share = _share(value, y0, y1, y.log)
-        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
-
+    px = svg.Scale(x0, x1, LEFT, WIDTH - RIGHT, x.log)
+    py = svg.Scale(y0, y1, HEIGHT - BOTTOM, TOP, y.log)
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}" '
              'xmlns="http://www.w3.org/2000/svg">']
     for tick in _ticks(y0, y1, y.log):
-        at = py(tick)
-        parts.append(f'<path d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}" stroke="var(--grid)"/>'
-                     f'<text x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end" font-size="12" fill="var(--soft)">'
-                     f'{escape(y.show(tick))}</text>')
+        parts += svg.gridline(py(tick), LEFT, WIDTH - RIGHT, y.show(tick), colour="var(--grid)",
+                              style=' font-size="12" fill="var(--soft)"')
     for tick in sorted(set(xs)) if x.title == "batch" else _ticks(x0, x1, x.log):
         parts.append(f'<text x="{px(tick):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle" font-size="12" '
                      f'fill="var(--soft)">{escape(x.show(tick))}</text>')
@@ -135,13 +127,7 @@ def _range(values: Sequence[float], log: bool, *, zero: bool) -> tuple[float, fl
     return (low if zero else low - pad), high + pad
 
 
-def _share(value: float, low: float, high: float, log: bool) -> float:
-    if log:
-        value, low, high = (math.log(max(v, 1e-300)) for v in (value, low, high))
-    return min(max((value - low) / ((high - low) or 1.0), 0.0), 1.0)
-
-
-def distribution(rows: Sequence[Row]) -> tuple[str, list[str]]:
+def distribution(rows: Sequence[SavedRow]) -> tuple[str, list[str]]:
     """The share of runs that are slower than each time, both axes logarithmic: tails are what matters."""
     made = []
     for row in rows:
@@ -152,7 +138,7 @@ def distribution(rows: Sequence[Row]) -> tuple[str, list[str]]:
         picks = np.unique(np.concatenate([
             np.linspace(0, len(runs) - 1, 60), len(runs) - np.geomspace(1, len(runs), 80)]).astype(int).clip(
                 0, len(runs) - 1))
-        made.append(Series(_name(row), tuple((float(runs[i]), float((len(runs) - i) / len(runs)), None, None)
+        made.append(Series(name_of(row), tuple((float(runs[i]), float((len(runs) - i) / len(runs)), None, None)
                                              for i in picks), marks=False))
     y = Axis("share of runs at least as slow", _percent, log=True)
     return plot(made, Axis("time of a run", seconds, log=True), y,
@@ -163,13 +149,14 @@ def _percent(value: float) -> str:
     return f"{value * 100:.4g} %"
 
 
-def _name(row: Row) -> str:
+def name_of(row: SavedRow) -> str:
+    """What tells a row from others in a chart: its parameters as pytest shows them, or the whole id."""
     return row.id.partition("[")[2].rstrip("]") or row.id
 
 
-def against_batch(rows: Sequence[Row], figure: str) -> tuple[str, list[str]]:
+def against_batch(rows: Sequence[SavedRow], figure: str) -> tuple[str, list[str]]:
     """Latency (``latency``) or images/s (``throughput``) against the batch size, a line for each setting."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
+    groups: dict[tuple[Any, ...], list[SavedRow]] = {}
     for row in rows:
         if row.batch and row.ours and (figure == "latency" or row.throughput.value):
             groups.setdefault((row.source, row.name, row.contender, row.provider, row.scenario, row.threads,
@@ -190,7 +177,7 @@ def against_batch(rows: Sequence[Row], figure: str) -> tuple[str, list[str]]:
         [s.name for s in made if s.points]
 
 
-def _setting(row: Row) -> str:
+def _setting(row: SavedRow) -> str:
     name = f"{row.name}, {row.contender if row.contender != 'onnxruntime' else 'ORT'} {row.provider}"
     name += f", {row.threads} threads" if row.threads else ""
     if row.scenario == "throughput":
@@ -198,21 +185,19 @@ def _setting(row: Row) -> str:
     return name + "".join(f", {k}={v}" for k, v in row.options)
 
 
-def roofline(rows: Sequence[Row]) -> tuple[str, list[str]]:
+def roofline(rows: Sequence[SavedRow]) -> tuple[str, list[str]]:
     """Operations/s of each row against operations a byte, under the machine's own two limits."""
-    from cnnexport.report.results import _dict, number
-
     points: dict[str, tuple[float, float]] = {}
     limits: dict[str, tuple[float, float]] = {}
     for row in rows:
-        limit = _dict(row.info.get("limit"))
-        machine = _dict(limit.get("machine"))
+        limit = as_dict(row.info.get("limit"))
+        machine = as_dict(limit.get("machine"))
         flops, traffic, macs = number(limit.get("flops")), number(limit.get("traffic_bytes")), number(limit.get("macs"))
         peak, width = number(machine.get("flops")), number(machine.get("bandwidth"))
         if peak and width and peak > 0 and width > 0:
             limits[f"limit: {row.provider}, {row.threads} threads"] = (peak, width)
         if flops and traffic and macs and flops > 0 and traffic > 0:
-            points[_name(row)] = (2 * macs / traffic, flops)
+            points[name_of(row)] = (2 * macs / traffic, flops)
     if not points or not limits:
         return "", []
     xs = [p[0] for p in points.values()]
@@ -241,13 +226,13 @@ def overview(results: Sequence[Results], title: str) -> str:
              "(logarithmic)</text>"]
     for index, row in enumerate(rows):
         y = 48 + 26 * index
-        width = _share(row.median.value or low, low, high, True) * span
+        width = svg.share(row.median.value or low, low, high, True) * span
         mark = "" if row.verified in (True, None) else " (unverified)"
-        name = escape(_name(row)[:44] + mark)
+        name = escape(name_of(row)[:44] + mark)
         parts.append(f'<text x="12" y="{y + 13}" font-size="12" fill="var(--ink)">{name}</text>'
                      f'<rect x="{name_width}" y="{y}" width="{width:.1f}" height="18" rx="3" fill="var(--c0)"/>')
         if row.median.low and row.median.high:
-            a, b = (name_width + _share(v, low, high, True) * span for v in (row.median.low, row.median.high))
+            a, b = (name_width + svg.share(v, low, high, True) * span for v in (row.median.low, row.median.high))
             parts.append(f'<path d="M{a:.1f} {y + 9}H{b:.1f}" stroke="var(--ink)" stroke-width="2"/>')
         text = seconds(row.median.value) + (" incomplete" if row.incomplete else "")
         parts.append(f'<text x="{name_width + width + 8:.1f}" y="{y + 13}" font-size="12" fill="var(--soft)">'

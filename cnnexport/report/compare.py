@@ -13,7 +13,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cnnexport.errors import InputError, RegressionError, UsageError
-from cnnexport.report.results import Estimate, Results, Row
+from cnnexport.results.rows import Results, SavedRow
+from cnnexport.results.statistics import Estimate
+from cnnexport.results.tables import seconds
+from cnnexport.text import columns, printable
 
 REGRESSED, INCONCLUSIVE, FASTER, WITHIN, UNKNOWN = (
     "regressed", "inconclusive", "faster", "within the limit", "no interval")
@@ -36,7 +39,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ResultsComparison:
     """All rows of two files, those in one of them alone, and how the machines differ."""
 
     old: str
@@ -66,7 +69,7 @@ class Comparison:
                 f"{(worst.low or 1) - 1:+.1%} .. {(worst.high or 1) - 1:+.1%})")
 
 
-def compare(old: Results, new: Results, limit: float, *, allow_different_machines: bool = False) -> Comparison:
+def compare(old: Results, new: Results, limit: float, *, allow_different_machines: bool = False) -> ResultsComparison:
     """Compare row by row.
 
     Raises:
@@ -85,18 +88,18 @@ def compare(old: Results, new: Results, limit: float, *, allow_different_machine
         raise InputError(f"{old.path} and {new.path} share no row (name, scenario, provider, batch, threads); compare "
                          "two runs of the same command")
     changes = tuple(_change(before[key], after[key], limit) for key in shared)
-    return Comparison(old.path, new.path, limit, changes, tuple(before[k].id for k in before if k not in after),
+    return ResultsComparison(old.path, new.path, limit, changes, tuple(before[k].id for k in before if k not in after),
                       tuple(after[k].id for k in after if k not in before), differences)
 
 
-def _by_key(found: Results) -> dict[tuple[Any, ...], Row]:
-    made: dict[tuple[Any, ...], Row] = {}
+def _by_key(found: Results) -> dict[tuple[Any, ...], SavedRow]:
+    made: dict[tuple[Any, ...], SavedRow] = {}
     for row in found.rows:
         made.setdefault(row.key, row)
     return made
 
 
-def _change(old: Row, new: Row, limit: float) -> Change:
+def _change(old: SavedRow, new: SavedRow, limit: float) -> Change:
     by_rate = old.scenario == "throughput" and bool(old.throughput.value and new.throughput.value)
     a, b = (old.throughput, new.throughput) if by_rate else (old.median, new.median)
     note = "; ".join(f"{which} is incomplete" for which, row in (("OLD", old), ("NEW", new)) if row.incomplete)
@@ -127,10 +130,8 @@ def _widths(found: Estimate) -> tuple[float, float] | None:
     return max(math.log(found.value / found.low), 0.0), max(math.log(found.high / found.value), 0.0)
 
 
-def format_comparison(found: Comparison) -> str:
+def format_comparison(found: ResultsComparison) -> str:
     """A line for each row, then what is in one file alone."""
-    from cnnexport.report.tables import _clean, seconds
-
     def figure(change: Change, value: float | None) -> str:
         return "" if value is None else f"{value:,.4g}/s" if change.figure == "images/s" else seconds(value)
 
@@ -139,9 +140,8 @@ def format_comparison(found: Comparison) -> str:
         span = "" if c.low is None or c.high is None else f"{c.low - 1:+.1%} .. {c.high - 1:+.1%}"
         rows.append((c.row, figure(c, c.old), figure(c, c.new), "" if c.ratio is None else f"{c.ratio - 1:+.1%}", span,
                      c.verdict, c.note))
-    widths = [max(len(_clean(cell)) for cell in column) for column in zip(*rows)]
-    lines = ["  ".join(_clean(cell).ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    lines += [f"only in OLD: {_clean(name)}" for name in found.missing]
-    lines += [f"only in NEW: {_clean(name)}" for name in found.added]
-    lines += [f"machines differ: {_clean(text)}" for text in found.differences]
+    lines = [columns([[printable(cell) for cell in row] for row in rows])]
+    lines += [f"only in OLD: {printable(name)}" for name in found.missing]
+    lines += [f"only in NEW: {printable(name)}" for name in found.added]
+    lines += [f"machines differ: {printable(text)}" for text in found.differences]
     return "\n".join(lines)

@@ -7,8 +7,8 @@ from html import escape
 from typing import Any
 
 from cnnexport.report import charts
-from cnnexport.report.results import Results, Row, _dict, _list, number
-from cnnexport.report.tables import HEADER, cells, interval, quantile, seconds
+from cnnexport.results.rows import Results, SavedRow, as_dict, as_list, number
+from cnnexport.results.tables import HEADER, cells, interval, quantile, seconds
 
 _MOST_LINES = 8
 
@@ -119,12 +119,12 @@ def page(results: Sequence[Results], title: str) -> str:
             f"</style></head><body><main>{''.join(parts)}</main><script>{_JS}</script></body></html>\n")
 
 
-def _few(rows: Sequence[Row], most: int = _MOST_LINES) -> list[Row]:
+def _few(rows: Sequence[SavedRow], most: int = _MOST_LINES) -> list[SavedRow]:
     """As many rows as a chart can show: model by model in turn."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[SavedRow]] = {}
     for row in rows:
         groups.setdefault((row.source, row.name), []).append(row)
-    chosen: list[Row] = []
+    chosen: list[SavedRow] = []
     depth = 0
     while len(chosen) < min(most, len(rows)):
         for members in groups.values():
@@ -134,7 +134,7 @@ def _few(rows: Sequence[Row], most: int = _MOST_LINES) -> list[Row]:
     return [row for row in rows if any(row is c for c in chosen)]
 
 
-def _head(results: Sequence[Results], rows: Sequence[Row], title: str) -> str:
+def _head(results: Sequence[Results], rows: Sequence[SavedRow], title: str) -> str:
     first = results[0]
     models = list(dict.fromkeys(r.name for r in rows))
     lines = [f"<header><h1>{escape(title)}</h1><p class=soft>"
@@ -156,9 +156,9 @@ def _head(results: Sequence[Results], rows: Sequence[Row], title: str) -> str:
              ("verified", f"{sum(r.verified is True for r in rows)} of {sum(r.ours for r in rows)}",
               "rows whose file passed its gate")]
     if top is not None:
-        tiles.append(("nearest the limit", f"{top.share:.0%}", charts._name(top)))
+        tiles.append(("nearest the limit", f"{top.share:.0%}", charts.name_of(top)))
     if fast is not None:
-        tiles.append(("most images/s", charts.count(fast.throughput.value or 0), charts._name(fast)))
+        tiles.append(("most images/s", charts.count(fast.throughput.value or 0), charts.name_of(fast)))
     lines.append('<div class="tiles">' + "".join(
         f'<div class="tile"><small class="soft">{escape(a)}</small><b>{escape(b)}</b><small class="soft">{escape(c)}'
         "</small></div>" for a, b, c in tiles) + "</div></header>")
@@ -168,7 +168,7 @@ def _head(results: Sequence[Results], rows: Sequence[Row], title: str) -> str:
 _NUMERIC = {"batch", "threads", "streams", "p50", "95 % interval", "p90", "p99", "images/s", "of limit"}
 
 
-def _summary(results: Sequence[Results], rows: Sequence[Row]) -> str:
+def _summary(results: Sequence[Results], rows: Sequence[SavedRow]) -> str:
     several = len(results) > 1
     header = (*(("file",) if several else ()), *HEADER)
     head = "".join(f'<th scope="col"{" class=n" if h in _NUMERIC else ""}><button type="button">{escape(h)}</button>'
@@ -204,11 +204,11 @@ def _chart(title: str, text: str, made: tuple[str, list[str]]) -> str:
             f"{charts.legend(names)}</section>")
 
 
-def _operators(rows: Sequence[Row]) -> str:
+def _operators(rows: Sequence[SavedRow]) -> str:
     """Where the time goes, a bar an operator, for each row that was profiled."""
     parts: list[str] = []
     for row in rows:
-        found = [_dict(o) for o in _list(row.info.get("operators"))]
+        found = [as_dict(o) for o in as_list(row.info.get("operators"))]
         bars = []
         for one in found[:8]:
             share = min(max(number(one.get("share")) or 0.0, 0.0), 1.0)
@@ -216,7 +216,7 @@ def _operators(rows: Sequence[Row]) -> str:
             bars.append(f'<div class="bar"><span>{escape(label)}</span><div style="width:{share * 100:.1f}%" '
                         f'title="{escape(str(one.get("provider")))}"></div><em>{share:.1%}</em></div>')
         if bars:
-            parts.append(f"<details{' open' if not parts else ''}><summary>{escape(charts._name(row))}</summary>"
+            parts.append(f"<details{' open' if not parts else ''}><summary>{escape(charts.name_of(row))}</summary>"
                          f"{''.join(bars)}</details>")
     if not parts:
         return ""
@@ -224,22 +224,22 @@ def _operators(rows: Sequence[Row]) -> str:
             f"own.</small></p>{''.join(parts)}</section>")
 
 
-def _cold(rows: Sequence[Row]) -> str:
+def _cold(rows: Sequence[SavedRow]) -> str:
     """Cold start apart from steady state."""
     lines = []
     for row in rows:
-        cold = _dict(row.info.get("cold_start"))
-        times = [sorted(v for v in map(number, _list(cold.get(k))) if v is not None)
+        cold = as_dict(row.info.get("cold_start"))
+        times = [sorted(v for v in map(number, as_list(cold.get(k))) if v is not None)
                  for k in ("create_s", "first_run_s")]
         if not all(times):
             continue
-        warm = [_dict(w) for w in _list(row.info.get("warm_up"))]
+        warm = [as_dict(w) for w in as_list(row.info.get("warm_up"))]
         runs = sum(int(number(w.get("runs")) or 0) for w in warm)
         steady = sum(w.get("stationary") is True for w in warm)
-        out = _dict(row.info.get("outliers"))
+        out = as_dict(row.info.get("outliers"))
         outliers = number(out.get("share"))
         lines.append("<tr>" + "".join(f"<td{c}>{escape(t)}</td>" for c, t in (
-            ("", charts._name(row)), (" class=n", seconds(times[0][len(times[0]) // 2])),
+            ("", charts.name_of(row)), (" class=n", seconds(times[0][len(times[0]) // 2])),
             (" class=n", seconds(times[1][len(times[1]) // 2])), (" class=n", f"{runs:,}"),
             (" class=n", f"{steady} of {len(warm)}"), (" class=n", f"{row.runs:,}"),
             (" class=n", str(len(row.sessions))),
@@ -257,17 +257,17 @@ def _cold(rows: Sequence[Row]) -> str:
 def _evidence(results: Sequence[Results]) -> str:
     parts: list[str] = []
     for found in results:
-        machine = _dict(found.machine.get("cnnexport")) or found.identity
+        machine = as_dict(found.machine.get("cnnexport")) or found.identity
         constant = [(k, machine.get(k)) for k in ("governor", "kernel", "python", "environment", "affinity")]
         parts.append(f"<h3>{escape(found.path)}</h3>{_facts([*found.identity.items(), *constant])}")
         for row in found.rows:
             if not row.ours:
                 continue
             info = row.info
-            session, state = _dict(info.get("session")), _dict(info.get("machine"))
-            before, after = _dict(state.get("before")), _dict(state.get("after"))
-            providers = {k: f"{_dict(v).get('nodes')} nodes, {number(_dict(v).get('share')) or 0:.1%} of the time"
-                         for k, v in _dict(_dict(info.get("placement")).get("providers")).items()}
+            session, state = as_dict(info.get("session")), as_dict(info.get("machine"))
+            before, after = as_dict(state.get("before")), as_dict(state.get("after"))
+            providers = {k: f"{as_dict(v).get('nodes')} nodes, {number(as_dict(v).get('share')) or 0:.1%} of the time"
+                         for k, v in as_dict(as_dict(info.get("placement")).get("providers")).items()}
             parity = info.get("parity")
             parts.append(f"<details><summary>{escape(row.id)}</summary>" + _facts([
                 ("file", info.get("target")), ("SHA-256", info.get("file_sha256")),
@@ -275,7 +275,7 @@ def _evidence(results: Sequence[Results]) -> str:
                  if isinstance(parity, dict) else parity),
                 ("proof", info.get("proof")),
                 ("asked for", info.get("provider")), ("providers", session.get("providers")), ("ran on", providers),
-                ("elsewhere", _dict(info.get("placement")).get("elsewhere")),
+                ("elsewhere", as_dict(info.get("placement")).get("elsewhere")),
                 ("provider options", session.get("provider_options")),
                 ("session options", session.get("session_options")),
                 ("ONNX Runtime", session.get("onnxruntime")), ("build", session.get("build")),
@@ -286,7 +286,7 @@ def _evidence(results: Sequence[Results]) -> str:
                 ("load before", before.get("load_average")), ("load after", after.get("load_average")),
                 ("clock MHz", [before.get("cpu_mhz"), after.get("cpu_mhz")]),
                 ("temperature", [before.get("cpu_temperature_c"), after.get("cpu_temperature_c")]),
-                ("GPUs", after.get("gpus")), ("loadgen", _dict(info.get("loadgen")) or None)]) + "</details>")
+                ("GPUs", after.get("gpus")), ("loadgen", as_dict(info.get("loadgen")) or None)]) + "</details>")
     return f"<section><h2>Environment and evidence</h2>{''.join(parts)}</section>"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnexport import svg
 from cnnexport.data import Split
 
 _TILE, _TEXT, _ACROSS, _DOWN = 128, 34, 5, 5
@@ -18,13 +19,11 @@ _TILE, _TEXT, _ACROSS, _DOWN = 128, 34, 5, 5
 def curves(title: str, rows: Sequence[dict[str, Any]]) -> str:
     """Loss and accuracy, epoch by epoch, of training and validation, as SVG."""
     width, height = 900, 360
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
-             'font-size="12">', f"<title>{escape(title)}: loss and accuracy by epoch</title>",
-             f'<rect width="{width}" height="{height}" fill="white"/>',
+    parts = [*svg.sheet(width, height, f"{title}: loss and accuracy by epoch"),
              f'<text x="60" y="22" font-size="15">{escape(title)}</text>']
     for index, name in enumerate(("loss", "accuracy")):
         parts += _panel(rows, name, 60 + 440 * index, 50, 360, 250)
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    return svg.closed(parts)
 
 
 def _panel(rows: Sequence[dict[str, Any]], name: str, left: int, top: int, width: int, height: int) -> list[str]:
@@ -35,16 +34,13 @@ def _panel(rows: Sequence[dict[str, Any]], name: str, left: int, top: int, width
         low, high = low - 0.5, high + 0.5
 
     def x(index: int) -> float:
-        return left + width * (index + 0.5) / max(len(rows), 1)
+        return svg.slot(index, len(rows), left, width)
 
-    def y(value: float) -> float:
-        return top + height * (high - value) / (high - low)
-
+    y = svg.Scale(low, high, top + height, top)
     parts = [f'<text x="{left}" y="{top - 10}">{name}</text>']
     for step in range(5):
         value = low + (high - low) * step / 4
-        parts.append(f'<line x1="{left}" x2="{left + width}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#ddd"/>')
-        parts.append(f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.3g}</text>')
+        parts += svg.gridline(y(value), left, left + width, f"{value:.3g}", gap=6)
     for row_index, row in enumerate(rows):
         if row_index and row["phase"] != rows[row_index - 1]["phase"]:
             at = (x(row_index) + x(row_index - 1)) / 2
@@ -55,8 +51,7 @@ def _panel(rows: Sequence[dict[str, Any]], name: str, left: int, top: int, width
         points = [(x(i), y(row[key])) for i, row in enumerate(rows) if row.get(key) is not None]
         if not points:
             continue
-        joined = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
-        parts.append(f'<polyline points="{joined}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts.append(svg.polyline(points, colour, ' stroke-width="2"'))
         parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{colour}"/>' for a, b in points]
         parts.append(f'<text x="{left + 80 + 100 * place}" y="{top - 10}" fill="{colour}">{label}</text>')
     parts.append(f'<text x="{left + width / 2}" y="{top + height + 34}" text-anchor="middle">epoch</text>')
@@ -74,9 +69,7 @@ def confusion(title: str, table: Sequence[Sequence[int]], class_names: Sequence[
     named = count <= 30
     left, top = (130, 150) if named else (40, 60)
     width, height = left + cell * count + 30, top + cell * count + 40
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
-             'font-size="11">', f"<title>{escape(title)}: confusion</title>",
-             f'<rect width="{width}" height="{height}" fill="white"/>',
+    parts = [*svg.sheet(width, height, f"{title}: confusion", font_size=11),
              f'<text x="10" y="22" font-size="15">{escape(title)}</text>',
              '<text x="10" y="42">rows: true class; columns: predicted; shade: share of the row</text>']
     for row, numbers in enumerate(table):
@@ -98,7 +91,7 @@ def confusion(title: str, table: Sequence[Sequence[int]], class_names: Sequence[
                          f"{escape(name)}</text>")
             at = left + cell * row + cell / 2 + 4
             parts.append(f'<text x="{at}" y="{top - 6}" transform="rotate(-60 {at} {top - 6})">{escape(name)}</text>')
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    return svg.closed(parts)
 
 
 def mistakes(path: Path, split: Split, probabilities: NDArray[np.float32], class_names: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Layers of the papers that Keras lacks. Importing this module imports Keras and TensorFlow."""
+"""Layers of the papers that Keras lacks, which a file may hold. Importing this module imports Keras and TensorFlow."""
 
 from __future__ import annotations
 

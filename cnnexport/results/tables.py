@@ -6,7 +6,9 @@ import csv
 import io
 from collections.abc import Sequence
 
-from cnnexport.report.results import Estimate, Results, Row
+from cnnexport.results.rows import Results, SavedRow
+from cnnexport.results.statistics import Estimate
+from cnnexport.text import columns, printable
 
 HEADER = ("model", "parity", "runtime", "scenario", "batch", "threads", "streams", "p50", "95 % interval", "p90", "p99",
           "images/s", "of limit", "notes")
@@ -36,7 +38,7 @@ def quantile(found: Estimate) -> str:
     return seconds(found.value)
 
 
-def cells(row: Row) -> tuple[str, ...]:
+def cells(row: SavedRow) -> tuple[str, ...]:
     """The row as text, one cell a column of HEADER."""
     provider = "ORT" if row.contender in ("", "onnxruntime") else row.contender
     runtime = f"{provider} {row.provider}".strip() if row.ours else row.contender
@@ -56,14 +58,7 @@ def text(results: Sequence[Results]) -> str:
     rows = [cells(row) for found in results for row in found.rows]
     kept = [i for i in range(len(HEADER)) if any(r[i] for r in rows) and not (
         HEADER[i] == "streams" and all(r[i] == "1" for r in rows))]
-    lines = [[_clean(r[i]) for i in kept] for r in (HEADER, *rows)]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
-
-
-def _clean(cell: str) -> str:
-    """A cell that cannot command a terminal or break its line."""
-    return "".join(c if c.isprintable() else " " for c in cell)
+    return columns([[printable(r[i]) for i in kept] for r in (HEADER, *rows)])
 
 
 def markdown(results: Sequence[Results]) -> str:
@@ -81,7 +76,7 @@ def markdown(results: Sequence[Results]) -> str:
 
 def _md(cell: str) -> str:
     """Text that Markdown and HTML leave as it is."""
-    cell = _clean(cell)
+    cell = printable(cell)
     for mark in "\\`*_[]|":
         cell = cell.replace(mark, f"\\{mark}" if mark != "_" else "_")
     return cell.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -44,11 +44,11 @@ _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.2
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95 % interval; all None where the sample cannot bound it, with the count it would ``need``."""
+    """A figure and its 95 % interval; parts that are not known are None. ``need`` runs would have told it."""
 
-    value: float | None
-    low: float | None
-    high: float | None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
     need: int | None = None
 
     @property

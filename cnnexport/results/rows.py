@@ -12,24 +12,15 @@ from typing import Any
 import numpy as np
 
 from cnnexport import files
-from cnnexport.bench import statistics
 from cnnexport.errors import InputError
+from cnnexport.results import statistics
+from cnnexport.results.statistics import Estimate
 
 _LARGEST = 1 << 30
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A figure with its interval; parts that are not known are None. ``need`` runs would have told it."""
-
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    need: int | None = None
-
-
-@dataclass(frozen=True)
-class Row:
+class SavedRow:
     """One row of a file. ``sessions`` holds the timed runs in seconds, empty where the file kept none.
 
     ``ours`` is False for a row that another benchmark of pytest wrote, which has statistics and no evidence.
@@ -76,14 +67,14 @@ class Row:
         notes = []
         if self.incomplete:
             notes.append(f"incomplete ({self.stopped})")
-        elif self.ours and _dict(self.info.get("precision")).get("met") is False and self.stopped == "max-time":
-            reached = number(_dict(self.info.get("precision")).get("reached"))
+        elif self.ours and as_dict(self.info.get("precision")).get("met") is False and self.stopped == "max-time":
+            reached = number(as_dict(self.info.get("precision")).get("reached"))
             notes.append(f"time up at ±{reached:.1%}" if reached is not None else "time up")
         if self.ours and len(self.sessions) == 1 and not self.info.get("loadgen"):
             notes.append("one session: the interval leaves out how sessions differ")
-        copies = {k: _estimate(v).value for k, v in _dict(self.info.get("transfers")).items()}
+        copies = {k: _estimate(v).value for k, v in as_dict(self.info.get("transfers")).items()}
         notes += [f"{k.replace('_', ' ')} {v * 1e3:.3g} ms" for k, v in copies.items() if v is not None]
-        elsewhere = _dict(self.info.get("placement")).get("elsewhere")
+        elsewhere = as_dict(self.info.get("placement")).get("elsewhere")
         if isinstance(elsewhere, list) and elsewhere:
             notes.append(f"{len(elsewhere)} nodes on another provider")
         if self.info.get("untrained"):
@@ -96,7 +87,7 @@ class Results:
     """One file: its rows, machine, time and what it says of itself."""
 
     path: str
-    rows: tuple[Row, ...]
+    rows: tuple[SavedRow, ...]
     machine: dict[str, Any]
     identity: dict[str, Any]
     datetime: str
@@ -115,11 +106,13 @@ def number(value: Any) -> float | None:
         return None
 
 
-def _dict(value: Any) -> dict[str, Any]:
+def as_dict(value: Any) -> dict[str, Any]:
+    """``value`` where it is a JSON object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
-def _list(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
+    """``value`` where it is a JSON array, else an empty one."""
     return value if isinstance(value, list) else []
 
 
@@ -129,7 +122,7 @@ def _int(value: Any) -> int | None:
 
 
 def _estimate(value: Any) -> Estimate:
-    facts = _dict(value)
+    facts = as_dict(value)
     value, low, high = (number(facts.get(k)) for k in ("value", "low", "high"))
     return Estimate(value, low, high, _int(facts.get("need")))
 
@@ -151,42 +144,41 @@ def read(document: Any, path: str) -> Results:
         raise InputError(f"{path} holds no benchmarks; give a file that `cnnexport bench --save` or pytest-benchmark "
                          "wrote")
     rows = tuple(_row(Path(path).name, entry) for entry in document["benchmarks"] if isinstance(entry, dict))
-    machine = _dict(document.get("machine_info"))
-    own = _dict(document.get("cnnexport"))
-    identity = _dict(_dict(machine.get("cnnexport")).get("identity"))
+    machine = as_dict(document.get("machine_info"))
+    own = as_dict(document.get("cnnexport"))
+    identity = as_dict(as_dict(machine.get("cnnexport")).get("identity"))
     for row in rows:
-        identity = identity or _dict(_dict(row.info.get("machine")).get("identity"))
+        identity = identity or as_dict(as_dict(row.info.get("machine")).get("identity"))
     if not identity:
-        identity = {"cpu": _dict(machine.get("cpu")).get("brand_raw"), "cores": _dict(machine.get("cpu")).get("count"),
+        cpu = as_dict(machine.get("cpu"))
+        identity = {"cpu": cpu.get("brand_raw"), "cores": cpu.get("count"),
                     "system": f"{machine.get('system')} {machine.get('machine')}"}
-    failures = [f"{_dict(f).get('row')}: {_dict(f).get('error')}" for f in _list(own.get("failures"))]
+    failures = [f"{as_dict(f).get('row')}: {as_dict(f).get('error')}" for f in as_list(own.get("failures"))]
     return Results(path, rows, machine, identity, str(document.get("datetime", ""))[:40],
-                   own.get("incomplete") is True, tuple(map(str, _list(own.get("not_measured")))), tuple(failures))
+                   own.get("incomplete") is True, tuple(map(str, as_list(own.get("not_measured")))), tuple(failures))
 
 
-def _row(source: str, entry: dict[str, Any]) -> Row:
-    info, stats = _dict(entry.get("extra_info")), _dict(entry.get("stats"))
+def _row(source: str, entry: dict[str, Any]) -> SavedRow:
+    info, stats = as_dict(entry.get("extra_info")), as_dict(entry.get("stats"))
     name = str(entry.get("name", ""))
-    data = np.array([x for x in map(number, _list(stats.get("data"))) if x is not None])
+    data = np.array([x for x in map(number, as_list(stats.get("data"))) if x is not None])
     ours = "cnnexport" in info and "scenario" in info
-    counts = [max(_int(_dict(s).get("runs")) or 0, 0) for s in _list(info.get("sessions"))]
+    counts = [max(_int(as_dict(s).get("runs")) or 0, 0) for s in as_list(info.get("sessions"))]
     sessions: tuple[Any, ...] = ()
     if len(data):
         cuts = np.cumsum(counts)[:-1] if sum(counts) == len(data) else np.empty(0, int)
         sessions = tuple(part for part in np.split(data, cuts) if len(part))
-    percentiles = {f"p{p}": _estimate(_dict(info.get("percentiles")).get(f"p{p}")) for p in statistics.PERCENTILES}
+    percentiles = {f"p{p}": _estimate(as_dict(info.get("percentiles")).get(f"p{p}")) for p in statistics.PERCENTILES}
     if sessions and not ours:
         for p in statistics.PERCENTILES:
-            found = statistics.percentile(sessions, p)
-            percentiles[f"p{p}"] = Estimate(found.value, found.low, found.high, found.need)
+            percentiles[f"p{p}"] = statistics.percentile(sessions, p)
     median = percentiles["p50"]
     if sessions:  # from the timings rather than from what the file says of them
-        found = statistics.percentile(sessions, 50)
-        median = Estimate(found.value, found.low, found.high, found.need)
+        median = statistics.percentile(sessions, 50)
     if median.value is None:
         median = Estimate(number(stats.get("median")), median.low, median.high, median.need)
-    options = _dict(info.get("provider_options_asked"))
-    return Row(
+    options = as_dict(info.get("provider_options_asked"))
+    return SavedRow(
         source=source, id=name, name=str(info.get("name", name)) if ours else name,
         scenario=str(info.get("scenario", "")) if ours else "", group=str(entry.get("group") or ""),
         contender=str(info.get("contender", "")), provider=str(info.get("provider", "")) if ours else "",
@@ -195,7 +187,7 @@ def _row(source: str, entry: dict[str, Any]) -> Row:
         options=tuple(sorted((str(k), str(v)) for k, v in options.items())),
         verified=(info.get("verified") is True) if ours else None, incomplete=info.get("incomplete") is True,
         median=median, percentiles=percentiles,
-        throughput=_estimate(info.get("throughput")), share=number(_dict(info.get("limit")).get("share")),
+        throughput=_estimate(info.get("throughput")), share=number(as_dict(info.get("limit")).get("share")),
         stopped=str(info.get("stopped", "")), runs=_int(stats.get("rounds")) or len(data), sessions=sessions, info=info,
         stats={k: v for k, v in stats.items() if k != "data"}, ours=ours)
 

@@ -1,0 +1,154 @@
+"""`convert`: an architecture or a model file to a proven bundle."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cnnexport.cli.app import command, json_option, progress, warn_of_plugins
+from cnnexport.cli.types import BATCH, SHAPE
+from cnnexport.console import Progress, say, say_json, warn
+from cnnexport.errors import ParityError
+from cnnexport.interrupts import Interrupted
+
+
+@command()
+@click.argument("target", required=False)
+@click.option("--all", "every", is_flag=True,
+              help="Convert every registered architecture, each to a folder in DIR; a failure does not stop the rest.")
+@click.option("--weights", metavar="random|imagenet|PATH",
+              help="random (seeded, untrained; the default of an architecture), imagenet, or a Keras weights or "
+                   "model file. A model file keeps its own weights unless this is given.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Seed of random weights and of the test images.")
+@click.option("--input-shape", type=SHAPE, metavar="HxWxC",
+              help="Such as 224x224x3; ? leaves height or width open (with --no-top).")
+@click.option("--classes", type=click.IntRange(min=1), metavar="N", help="Number of classes of the top.")
+@click.option("--no-top", is_flag=True, help="Leave the classifier out; the output is features.")
+@click.option("--pooling", type=click.Choice(["none", "avg", "max"]), default="none", show_default=True,
+              help="Global pooling, with --no-top.")
+@click.option("--no-groups", is_flag=True, help="Join grouped convolutions (alexnet).")
+@click.option("--logits", is_flag=True, help="Leave the final softmax (or other activation) out.")
+@click.option("--layout", type=click.Choice(["nhwc", "nchw"]), default="nhwc", show_default=True,
+              help="Layout of the ONNX input.")
+@click.option("--batch", type=BATCH, metavar="dynamic|N", default="dynamic", show_default=True, help="Batch size.")
+@click.option("--opset", type=int, default=18, show_default=True, help="ONNX operator set.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR",
+              help="Folder of the bundle.  [default: exported/NAME; with --all, exported]")
+@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@click.option("--custom-objects", type=click.Path(path_type=Path), metavar="FILE.py",
+              help="Python file that defines the model's own layers; it is run.")
+@click.option("--unsafe-load", is_flag=True, help="Let the model file run code stored in it (Lambda layers).")
+@json_option
+@click.option("--quiet", is_flag=True, help="Neither progress nor summary.")
+def convert(
+    target: str | None,
+    every: bool,
+    weights: str | None,
+    seed: int,
+    input_shape: tuple[int | None, ...] | None,
+    classes: int | None,
+    no_top: bool,
+    pooling: str,
+    no_groups: bool,
+    logits: bool,
+    layout: str,
+    batch: int | str,
+    opset: int,
+    output: Path | None,
+    force: bool,
+    custom_objects: Path | None,
+    unsafe_load: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Convert TARGET to ONNX and prove it: an architecture (see `cnnexport list`) or a Keras model file.
+
+    A model file is .keras, .h5, .hdf5 or a SavedModel folder. The result is a bundle: model.onnx,
+    manifest.json, parity.json, test vectors and a model card. It is published only if ONNX Runtime agrees
+    with Keras.
+    """
+    from cnnexport import pipeline
+
+    if target is None and not every:
+        raise click.UsageError("Missing argument 'TARGET'.")
+    own = {"TARGET": target is not None, "--custom-objects": custom_objects is not None,
+           "--weights with a file": weights not in (None, "random", "imagenet")}
+    if every and any(own.values()):
+        raise click.UsageError(f"--all converts the registered architectures; leave out "
+                               f"{' and '.join(name for name, given in own.items() if given)}")
+    options: dict[str, Any] = {
+        "weights": weights, "seed": seed, "input_shape": input_shape, "classes": classes, "include_top": not no_top,
+        "pooling": pooling, "groups": not no_groups, "logits": logits, "layout": layout,
+        "batch": None if isinstance(batch, str) else batch,
+        "opset": opset, "force": force}
+    outcomes: list[pipeline.Outcome] = []
+    refused: ParityError | None = None
+    if every:
+        warn_of_plugins()
+    with progress(Progress, quiet=quiet, downloads=True) as steps:
+        try:
+            objects = None
+            if custom_objects is not None:
+                from cnnexport.models import import_custom_objects
+
+                objects = import_custom_objects(custom_objects)
+            if every:
+                outcomes.extend(pipeline.convert_all(output=output, progress=steps, **options))
+            else:
+                made = pipeline.convert(target, output=output, unsafe_load=unsafe_load, custom_objects=objects,
+                                        progress=steps, **options)
+        except ParityError as error:
+            refused = error
+        except Interrupted:
+            done = sum(outcome.bundle is not None for outcome in outcomes)
+            raise Interrupted(f"the {done} bundles made before are published" if done else "") from None
+    if refused is not None:
+        if as_json:
+            say_json({"bundle": None, "passed": False, "error": str(refused), "exit_code": refused.exit_code})
+        raise refused
+    if every:
+        _report_all(outcomes, as_json=as_json, quiet=quiet)
+    elif as_json:
+        say_json(made.to_dict())
+    elif not quiet:
+        say(_summary(made))
+
+
+def _report_all(outcomes: Sequence[Any], *, as_json: bool, quiet: bool) -> None:
+    """Print how each conversion ended and exit with the highest code."""
+    from cnnexport.pipeline import format_outcomes
+
+    if as_json:
+        say_json([outcome.to_dict() for outcome in outcomes])
+    elif not quiet:
+        say(format_outcomes(outcomes))
+    for outcome in outcomes:
+        if outcome.error:
+            warn(f"error: {outcome.name}: {outcome.error}")
+    sys.exit(max((outcome.exit_code for outcome in outcomes), default=0))
+
+
+def _summary(made: Any) -> str:
+    """What a user wants to know about a new bundle, in a few lines."""
+    manifest, parity = made.manifest, made.parity
+    model = manifest["files"]["model.onnx"]
+    size = sum(f["bytes"] for n, f in manifest["files"].items() if n.startswith("model.onnx"))
+    lines = [f"{made.path}", f"  weights  {manifest['provenance']['statement']}",
+             f"  model    model.onnx, {size / 1e6:.1f} MB, opset {manifest['opset']}, "
+             f"{manifest['parameters']:,} parameters, sha256 {model['sha256'][:12]}"]
+    for kind in ("inputs", "outputs"):
+        for tensor in manifest[kind]:
+            shape = " x ".join("?" if d is None else str(d) for d in tensor["shape"])
+            line = f"  {kind[:-1]:<8} {tensor['name']}: {tensor['dtype']} {shape} {tensor['layout'] or ''}"
+            lines.append(line.rstrip())
+    lines.append(f"  parity   passed: worst error {parity['worst_error']:.1e} standard deviations "
+                 f"({parity['tolerance']['max_error']:.0e} allowed) over batches "
+                 f"{', '.join(map(str, parity['batches']))}")
+    took = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in made.seconds.items())
+    lines.append(f"  took     {took}")
+    return "\n".join(lines)

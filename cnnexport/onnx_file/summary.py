@@ -1,0 +1,193 @@
+"""What an ONNX file holds: operators, inputs and outputs, sizes, multiply-accumulates."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cnnexport import bundle, files
+from cnnexport.errors import InputError
+from cnnexport.onnx_file.load import (
+    DEFAULT_DOMAINS,
+    ExternalFile,
+    TensorInfo,
+    attribute_tensors,
+    external_files,
+    initializers,
+    load_model,
+    nodes_of,
+    tensor_bytes,
+    tensor_info,
+    type_name,
+)
+from cnnexport.onnx_file.macs import infer_macs, without_weights
+from cnnexport.text import byte_count
+
+
+@dataclass(frozen=True)
+class OnnxSummary:
+    """Facts about one ONNX file.
+
+    ``operators`` and ``nodes`` count the main graph and its subgraphs. ``parameters`` counts the elements of
+    floating-point initializers, and of floating-point Constant tensors of more than one element.
+    ``initializer_bytes`` is the size of all initializers, of any type. ``macs`` counts multiply-accumulates
+    of convolutions, Gemm and MatMul at the input shapes in ``macs_shapes`` (symbolic dimensions are 1), and
+    is None where shapes cannot be inferred. ``file_bytes`` includes external data; ``sha256`` is that of the
+    ONNX file alone.
+    """
+
+    path: str
+    operators: dict[str, int]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    nodes: int
+    parameters: int
+    initializer_bytes: int
+    macs: int | None
+    macs_shapes: dict[str, list[int]]
+    opsets: dict[str, int]
+    ir_version: int
+    producer: str
+    file_bytes: int
+    sha256: str
+    external_data: tuple[ExternalFile, ...] = ()
+    bundle: bool = False
+    untrained: bool | None = None
+    provenance: Any = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary as JSON-ready values."""
+        values = asdict(self)
+        for key in ("inputs", "outputs"):
+            values[key] = [
+                {**tensor, "shape": None if tensor["shape"] is None else list(tensor["shape"])}
+                for tensor in values[key]
+            ]
+        values["external_data"] = list(values["external_data"])
+        return values
+
+
+def inspect_onnx(path: str | os.PathLike[str]) -> OnnxSummary:
+    """Summarise an ONNX file, or a bundle folder (one holding ``model.onnx``).
+
+    Raises InputError where the file cannot be read, is not ONNX, or names external data that is missing, cut
+    short or outside its folder; BundleError where a bundle is incomplete or a file is not the manifest's.
+    """
+    given = Path(path)
+    model_path, manifest = _locate(given)
+    model, size, digest = load_model(model_path)
+    external = external_files(model, model_path)
+    parameters, initializer_bytes = _sizes(model)
+    slim = without_weights(model, in_place=True)
+    macs, _, shapes = infer_macs(slim, 1)
+    nodes = Counter(
+        node.op_type if node.domain in DEFAULT_DOMAINS else f"{node.domain}::{node.op_type}"
+        for node in nodes_of(model.graph)
+    )
+    stored = {tensor.name for tensor in model.graph.initializer}
+    inputs = tuple(tensor_info(value) for value in model.graph.input if value.name not in stored)
+    untrained = manifest.get("untrained")
+    return OnnxSummary(
+        path=str(given),
+        operators=dict(sorted(nodes.items(), key=lambda item: (-item[1], item[0]))),
+        inputs=inputs,
+        outputs=tuple(tensor_info(value) for value in model.graph.output),
+        nodes=nodes.total(),
+        parameters=parameters,
+        initializer_bytes=initializer_bytes,
+        macs=macs,
+        macs_shapes={tensor.name: shapes[tensor.name] for tensor in inputs if tensor.name in shapes},
+        opsets={entry.domain or "ai.onnx": int(entry.version) for entry in model.opset_import},
+        ir_version=int(model.ir_version),
+        producer=f"{model.producer_name} {model.producer_version}".strip(),
+        file_bytes=size + sum(file.bytes for file in external),
+        sha256=digest,
+        external_data=external,
+        bundle=given.is_dir(),
+        untrained=untrained if isinstance(untrained, bool) else None,
+        provenance=manifest.get("provenance"),
+        metadata={entry.key: entry.value for entry in model.metadata_props},
+    )
+
+
+def format_summary(summary: OnnxSummary) -> str:
+    """The summary as aligned text of several lines."""
+    rows: list[tuple[str, str]] = [
+        ("File", summary.path),
+        ("Size", f"{byte_count(summary.file_bytes)} ({summary.file_bytes:,} bytes)"),
+        ("SHA-256", summary.sha256),
+        ("Producer", summary.producer or "unknown"),
+        ("IR version", str(summary.ir_version)),
+        ("Opsets", ", ".join(f"{domain} {version}" for domain, version in summary.opsets.items())),
+    ]
+    if summary.untrained is not None:
+        rows.append(("Weights", "untrained (random)" if summary.untrained else "trained"))
+    for label, tensors in (("Inputs", summary.inputs), ("Outputs", summary.outputs)):
+        width = max((len(tensor.name) for tensor in tensors), default=0)
+        lines = [f"{tensor.name:<{width}}  {tensor.dtype}  {_shape(tensor)}" for tensor in tensors]
+        rows.extend((label if index == 0 else "", line) for index, line in enumerate(lines or ["none"]))
+    rows.append(("Parameters", f"{summary.parameters:,} (initializers {byte_count(summary.initializer_bytes)})"))
+    if summary.macs is None:
+        rows.append(("MACs", "unknown (shapes cannot be inferred)"))
+    else:
+        shapes = ", ".join(
+            f"{tensor.name} {'x'.join(map(str, summary.macs_shapes[tensor.name]))}"
+            for tensor in summary.inputs
+            if tensor.shape is not None and not all(isinstance(size, int) for size in tensor.shape)
+        )
+        rows.append(("MACs", f"{summary.macs:,}" + (f" (at {shapes})" if shapes else "")))
+    for index, file in enumerate(summary.external_data):
+        rows.append(("External data" if index == 0 else "", f"{file.location}  {byte_count(file.bytes)}"))
+    rows.append(("Nodes", f"{summary.nodes:,}"))
+    width = max((len(name) for name in summary.operators), default=0)
+    for index, (name, count) in enumerate(summary.operators.items()):
+        rows.append(("Operators" if index == 0 else "", f"{name:<{width}}  {count:>6,}"))
+    margin = max(len(label) for label, _ in rows)
+    return "\n".join(f"{label:<{margin}}  {value}".rstrip() for label, value in rows)
+
+
+def _locate(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The ONNX file meant by ``path``, and the manifest beside it when ``path`` is a bundle folder."""
+    if not files.is_folder(path):
+        return path, {}
+    model_path = path / "model.onnx"
+    if bundle.is_bundle(path):
+        # Shown as far as it is what was written; whether it is proven is for verify to say.
+        bundle.check_sums(path)
+        manifest = bundle.read_manifest(path)
+        bundle.check_files(path, manifest, hashed=True)
+        return model_path, manifest
+    if not files.exists(model_path):
+        raise InputError(f"{path} is a folder without model.onnx; give an ONNX file or a bundle folder.")
+    return model_path, {}
+
+
+def _sizes(model: Any) -> tuple[int, int]:
+    """Floating-point parameters (elements), and the bytes of all initializers."""
+    parameters = size = 0
+    for tensor in initializers(model.graph):
+        size += tensor_bytes(tensor)
+        if _is_float(tensor):
+            parameters += math.prod(tensor.dims)
+    for node in nodes_of(model.graph):
+        if node.op_type != "Constant" or node.domain not in DEFAULT_DOMAINS:
+            continue
+        for tensor in attribute_tensors(iter([node])):
+            if _is_float(tensor) and math.prod(tensor.dims) > 1:
+                parameters += math.prod(tensor.dims)
+    return parameters, size
+
+
+def _is_float(tensor: Any) -> bool:
+    return "FLOAT" in type_name(tensor.data_type) or type_name(tensor.data_type) == "DOUBLE"
+
+
+def _shape(tensor: TensorInfo) -> str:
+    if tensor.shape is None:
+        return "(shape unknown)"
+    return "[" + ", ".join("?" if size is None else str(size) for size in tensor.shape) + "]"
