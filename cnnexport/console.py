@@ -243,6 +243,7 @@ class Progress:
         from cnnexport import supervision
 
         self.finish()
+        step = shown(step)  # it may hold the name of a foreign file
         supervision.note(step)
         self._step, self._start = step, time.perf_counter()
         if self.shown:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -14,10 +13,9 @@ from pathlib import Path
 import pytest
 
 from cnnexport.training import runs
+from tests.outside import COMMAND
 
-_SCRIPT = Path(sys.executable).with_name("cnnexport")
-COMMAND = [str(_SCRIPT)] if _SCRIPT.is_file() else [sys.executable, "-m", "cnnexport"]
-TRAIN = [*COMMAND, "train", "lenet5", "--epochs", "2", "--quiet", "-o", "R"]
+TRAIN = [COMMAND, "train", "lenet5", "--epochs", "2", "--quiet", "-o", "R"]
 
 
 def _run(place: Path, *more: str) -> subprocess.CompletedProcess[str]:

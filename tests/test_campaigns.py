@@ -199,7 +199,7 @@ def _bad_lines(files: list[str], bundle: str, good: str) -> Iterator[list[str]]:
                     ["convert", "lenet5", "--custom-objects", file])
 
 
-@pytest.mark.parametrize("share", [pytest.param(10, id="slice"),
+@pytest.mark.parametrize("share", [pytest.param(30, id="slice"),
                                    pytest.param(1, id="whole", marks=pytest.mark.slow)])
 def test_bad_inputs_to_all_commands(made: tuple[Path, float], tmp_path: Path, share: int) -> None:
     from tests.test_report import document

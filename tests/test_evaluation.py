@@ -18,8 +18,8 @@ from cnnexport.data import Preparation, decode, prepare
 from tests.outside import IN_PROCESS
 
 _PROBE = (
-    f"{IN_PROCESS}import atexit, sys; atexit.register(lambda: print([m for m in ('tensorflow', 'keras', 'tf2onnx') if m "
-    "in sys.modules], file=sys.stderr)); from cnnexport.cli import main; main()")
+    f"{IN_PROCESS}import atexit, sys; atexit.register(lambda: print([m for m in ('tensorflow', 'keras', 'tf2onnx') if "
+    "m in sys.modules], file=sys.stderr)); from cnnexport.cli import main; main()")
 
 
 @pytest.fixture(scope="module")
