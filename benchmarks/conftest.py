@@ -25,6 +25,11 @@ _PACKAGES = ("cnnexport", "tf2onnx", "keras", "tensorflow", "onnx", "onnx-ir", "
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """None beside this process: what is measured has the machine for itself."""
+    return 0
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--memory-limit-gib", type=float, default=None, metavar="GIB",

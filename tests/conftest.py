@@ -16,6 +16,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 gc.set_threshold(50_000, 20, 50)  # TensorFlow and Keras hold millions of objects, and each collection walks them all
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes for the whole suite; a part of it that is named runs in this one."""
+    named = [word for word in config.invocation_params.args if not str(word).startswith("-")]
+    return 0 if named else 2
+
+
 @dataclass(frozen=True)
 class Result:
     """How one command line ended."""
