@@ -18,8 +18,10 @@ gc.set_threshold(50_000, 20, 50)  # TensorFlow and Keras hold millions of object
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Two processes for the whole suite; a part of it that is named runs in this one."""
-    named = [word for word in config.invocation_params.args if not str(word).startswith("-")]
-    return 0 if named else 2
+    if any(not str(word).startswith("-") for word in config.invocation_params.args):
+        return 0
+    config.option.dist = "loadfile"  # what a file's tests share is made once
+    return 2
 
 
 @dataclass(frozen=True)

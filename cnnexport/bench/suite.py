@@ -200,7 +200,10 @@ class _Plugin:
 @contextlib.contextmanager
 def _own_surroundings() -> Iterator[None]:
     """pytest without what the environment would add to it, and with standard library plugins alone."""
-    held = {name: os.environ.pop(name, None) for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_CURRENT_TEST")}
+    # Called from a worker of pytest-xdist, pytest-benchmark would measure nothing.
+    strange = [name for name in os.environ if name.startswith("PYTEST_XDIST_")]
+    held = {name: os.environ.pop(name, None) for name in (
+        "PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_CURRENT_TEST", *strange)}
     held["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     try:
