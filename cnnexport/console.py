@@ -30,10 +30,10 @@ def shown(text: str, *, cut: bool = True) -> str:
         text = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
     if not cut:
         return text
-    return _LONG.sub(lambda word: f"{word[0][:_LONGEST_WORD // 2]}...({len(word[0]):,} characters)", text)
+    return re.sub(_LONG, lambda word: f"{word[0][:_LONGEST_WORD // 2]}...({len(word[0]):,} characters)", text)
 
 
-_LONG = re.compile(rf"[^\s]{{{_LONGEST_WORD},}}")
+_LONG = rf"[^\s]{{{_LONGEST_WORD},}}"
 
 
 def say(text: str, *, cut: bool = True) -> None:

@@ -24,9 +24,9 @@ INTERRUPTED = 130
 ENDED = 8
 """The exit code where memory ran out or native code crashed."""
 
-_MEMORY = re.compile(
+_MEMORY = (  # compiled when it is first asked, which is seldom
     r"failed to map segment|cannot (?:re)?allocate|bad[_ ]alloc|OOM when allocating|out of memory|unable to allocate|"
-    r"failed to allocate memory|cannot create (?:new )?thread|can't start new thread|memory exhausted", re.IGNORECASE)
+    r"failed to allocate memory|cannot create (?:new )?thread|can't start new thread|memory exhausted")
 _DEPTH = 12
 _STRANGE = (SystemError, ImportError, OSError, RuntimeError, AttributeError)
 """What libraries raise where a limit on memory (``ulimit -v``) let them load by half."""
@@ -61,7 +61,8 @@ def short_of_memory(error: BaseException) -> bool:
         if isinstance(seen, MemoryError) or (isinstance(seen, OSError) and seen.errno == errno.ENOMEM):
             return True
         if not isinstance(seen, CnnexportError) and (
-                _MEMORY.search(str(seen)[:20_000]) or (isinstance(seen, _STRANGE) and _address_space_is_full())):
+                re.search(_MEMORY, str(seen)[:20_000], re.IGNORECASE)
+                or (isinstance(seen, _STRANGE) and _address_space_is_full())):
             return True
         seen = seen.__cause__ or seen.__context__
     return False

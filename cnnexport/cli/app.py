@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import click
 
@@ -60,13 +60,6 @@ def command(name: str | None = None, *, supervised: bool = True) -> Callable[[Ca
     return cli.command(name, cls=Supervised if supervised else click.Command, epilog=EPILOG)
 
 
-class _Shown(Protocol):
-    def abandon(self) -> None: ...
-
-
-_P = TypeVar("_P", bound=_Shown)
-
-
 def warn_of_plugins() -> None:
     """Warn of packages whose architectures cannot be had."""
     from cnnexport.architectures import problems
@@ -76,7 +69,7 @@ def warn_of_plugins() -> None:
 
 
 @contextmanager
-def progress(kind: Callable[..., _P], *, quiet: bool, downloads: bool = False) -> Iterator[_P]:
+def progress(kind: Callable[..., Any], *, quiet: bool, downloads: bool = False) -> Iterator[Any]:
     """Progress of a ``kind`` on the user's stderr while libraries are kept quiet; its open line is left at the end.
 
     ``downloads`` lets the download bars of libraries through, where that is a terminal.
