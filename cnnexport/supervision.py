@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from cnnexport import interrupts
@@ -142,15 +141,6 @@ def possible() -> bool:
     return hasattr(os, "fork") and threading.active_count() == 1 and not {"numpy", "tensorflow"} & set(sys.modules)
 
 
-@dataclass
-class _End:
-    """How the child ended: its exit code, or the signal, and whether it was we who ended it, and why."""
-
-    code: int | None = None
-    signal: int | None = None
-    error: Exception | None = None
-
-
 def run(work: Callable[[], int], fail: Callable[[Exception], int]) -> int:
     """Run ``work`` in a child and return its exit code; of a child that died, ``fail`` prints the error instead.
 
@@ -176,8 +166,8 @@ def run(work: Callable[[], int], fail: Callable[[Exception], int]) -> int:
             shutil.rmtree(storage, ignore_errors=True)
         if not had_keras:
             _remove_configuration(keras)
-        if end.code is not None and end.error is None:
-            return end.code
+        if isinstance(end, int):
+            return end
         for sweep, place, *made in board.places:
             module, _, name = sweep.partition(":")
             with contextlib.suppress(Exception):
@@ -185,8 +175,7 @@ def run(work: Callable[[], int], fail: Callable[[Exception], int]) -> int:
             for folder in made:
                 with contextlib.suppress(OSError):
                     os.rmdir(folder)
-        assert end.error is not None
-        return fail(end.error)
+        return fail(end)
     finally:
         os.close(alive)
 
@@ -275,8 +264,8 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-def _watch(child: int, alive: int, board: Board) -> _End:
-    """Wait for the child; pass signals on, and end it where it passes a limit."""
+def _watch(child: int, alive: int, board: Board) -> int | Exception:
+    """Wait for the child, pass signals on, end it where it passes a limit; its exit code, or what is to be told."""
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
     came: list[int] = []
@@ -317,12 +306,12 @@ def _watch(child: int, alive: int, board: Board) -> _End:
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         if came and code != INTERRUPTED:
-            return _End(code, error=StoppedError("interrupted, when the command had come to its end"))
-        return _End(code)
+            return StoppedError("interrupted, when the command had come to its end")
+        return code
     if error is None:
         stopped = StoppedError(f"interrupted during: {board.step}" if board.step else "interrupted")
         error = stopped if came else death(-code, board.step)
-    return _End(signal=-code, error=error)
+    return error
 
 
 def _passed_limit(child: int, board: Board, limit: int, now: float) -> Exception | None:

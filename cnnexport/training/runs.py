@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,10 +183,7 @@ def tidy(path: Path) -> None:
 
 def sweep(path: Path) -> None:
     """Remove what killed processes were writing."""
-    with writing(path):
-        for name in os.listdir(path):
-            if _is_partial(name):
-                _remove(path / name)
+    _remove_all(path, _is_partial)
 
 
 def forget(path: Path) -> None:
@@ -199,9 +196,14 @@ def forget(path: Path) -> None:
 
 def forget_features(path: Path) -> None:
     """Remove the features of a run's frozen front."""
+    _remove_all(path, _is_features)
+
+
+def _remove_all(path: Path, meant: Callable[[str], bool]) -> None:
+    """Remove the files of a folder whose names are ``meant``. Raises as ``_remove``."""
     with writing(path):
         for name in os.listdir(path):
-            if _is_features(name):
+            if meant(name):
                 _remove(path / name)
 
 
