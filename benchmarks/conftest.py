@@ -18,7 +18,8 @@ from benchmarks import processes
 from benchmarks.targets import Results, as_json, conversion_lines, target_lines
 from cnnexport.bench import machine
 from cnnexport.bench.forks import Fork, Stop
-from cnnexport.bench.plan import Goal, default_threads
+from cnnexport.bench.options import Goal
+from cnnexport.bench.plan import default_threads
 
 _RESULTS = pytest.StashKey[Results]()
 _PACKAGES = ("cnnexport", "tf2onnx", "keras", "tensorflow", "onnx", "onnx-ir", "numpy")

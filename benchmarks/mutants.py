@@ -468,7 +468,8 @@ class Subject:
     name: str
     model: Any
     proto: onnx.ModelProto
-    reference: Any
+    answers: Any
+    facts: Any
 
 
 def subject(name: str, folder: Any, *, seed: int = 0) -> Subject:
@@ -477,7 +478,7 @@ def subject(name: str, folder: Any, *, seed: int = 0) -> Subject:
     from cnnexport.conversion import convert_model
     from cnnexport.conversion.write import skeleton, write_model
     from cnnexport.onnx_file import count_macs
-    from cnnexport.parity import gate
+    from cnnexport.parity import graph_facts, live
 
     if name == "own":
         model, span = own_network(), (0.0, 255.0)
@@ -488,8 +489,9 @@ def subject(name: str, folder: Any, *, seed: int = 0) -> Subject:
     converted = convert_model(model, output_names=heads.output_names(model, heads.heads(model)))
     write_model(converted.model, folder)
     macs = count_macs(skeleton(converted.model))[0]
-    reference = gate.reference(model, converted, seed=seed, value_range=span, macs=macs)
-    return Subject(name, model, onnx.load(folder / "model.onnx"), reference)
+    answers = live.ask(model, converted.inputs, seed=seed, value_range=span, macs=macs)
+    facts = graph_facts(converted.model, converted.inputs, converted.outputs, answers.activations)
+    return Subject(name, model, onnx.load(folder / "model.onnx"), answers, facts)
 
 
 def try_mutant(subject: Subject, mutant: Mutant, folder: Any) -> Outcome:
@@ -504,7 +506,7 @@ def try_mutant(subject: Subject, mutant: Mutant, folder: Any) -> Outcome:
         return Outcome(subject.name, mutant.kind, mutant.layer, mutant.what, caught, named, said)
 
     try:
-        verdict = gate.judge(subject.reference, path)
+        verdict = gate.judge(subject.answers, subject.facts, path)
     except InputError as error:
         return outcome(True, None, f"does not run: {str(error).replace(f'{folder}/', '')[:80]}")
     if verdict.passed:
@@ -515,7 +517,9 @@ def try_mutant(subject: Subject, mutant: Mutant, folder: Any) -> Outcome:
 
 def _accepted(subject: Subject, layer: str) -> set[str]:
     """The layers that share the tensor of ``layer``, or where it has none, of the next that has one."""
-    rows = subject.reference.layers
+    from cnnexport.parity import layer_map
+
+    rows = layer_map(subject.answers, subject.facts)
     at = next((i for i, row in enumerate(rows) if row.layer == layer), None)
     if at is None:
         return {layer}

@@ -12,7 +12,8 @@ from benchmarks.bundles import bundle_subject
 from cnnexport import architectures, runtimes
 from cnnexport.bench.forks import Stop
 from cnnexport.bench.measure import measure, record
-from cnnexport.bench.plan import LATENCY, SESSION, Goal, Row, default_threads
+from cnnexport.bench.options import LATENCY, Goal
+from cnnexport.bench.plan import SESSION, Row, default_threads
 from cnnexport.bench.replay import clock
 from cnnexport.errors import ProviderError
 

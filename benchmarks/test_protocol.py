@@ -14,7 +14,8 @@ from benchmarks.bundles import bundle_subject
 from cnnexport.bench import machine
 from cnnexport.bench.forks import Fork, Stop
 from cnnexport.bench.measure import measure
-from cnnexport.bench.plan import LATENCY, Goal, Row, default_threads
+from cnnexport.bench.options import LATENCY, Goal
+from cnnexport.bench.plan import Row, default_threads
 from cnnexport.bench.replay import clock, replay
 
 RESULTS = Path(__file__).parent / "results"

@@ -1,7 +1,8 @@
 """From a Keras CNN to a proven ONNX deployment.
 
 ``build`` makes a Keras model of a registered architecture, ``train`` a run, ``convert`` a bundle; these import Keras
-only when called. ``predict`` and ``evaluate`` put a bundle to work without it.
+only when called. ``Classifier`` (``predict`` at once) and
+``evaluate`` put a bundle to work without it.
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "build", "convert", "evaluate", "predict", "train"]
+__all__ = ["Classifier", "__version__", "build", "convert", "evaluate", "predict", "train"]
 
 if TYPE_CHECKING:
     from cnnexport.architectures import build as build
+    from cnnexport.classifier import Classifier as Classifier
+    from cnnexport.classifier import predict as predict
     from cnnexport.evaluation import evaluate as evaluate
-    from cnnexport.evaluation import predict as predict
     from cnnexport.pipeline import convert as convert
     from cnnexport.training import train as train
 
-_ROOMS = {"build": "architectures", "train": "training", "convert": "pipeline", "predict": "evaluation",
-          "evaluate": "evaluation"}
+_ROOMS = {"build": "architectures", "train": "training", "convert": "pipeline", "Classifier": "classifier",
+          "predict": "classifier", "evaluate": "evaluation"}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from cnnexport import bundle, files
+from cnnexport import files
+from cnnexport.bundle import Manifest, located
 from cnnexport.errors import InputError, UsageError
 from cnnexport.options import ConvertOptions
 from cnnexport.text import columns
@@ -150,14 +150,14 @@ def verify_against(
     import onnx_ir as ir
 
     from cnnexport import heads, parity, sources
-    from cnnexport.parity.gate import stream_layers
+    from cnnexport.parity import live
+    from cnnexport.parity.streaming import stream_layers
 
     path = Path(path)
-    folder = path if files.is_folder(path) else None
-    file = path / "model.onnx" if folder else path
-    manifest = bundle.opened(folder).manifest if folder else None
+    file, bundle = located(path)
     files.regular(file, "give an ONNX file or a bundle")
-    options = ConvertOptions.from_manifest(manifest["options"]) if manifest else ConvertOptions()
+    about = bundle.about if bundle else None
+    options = about.options if about else ConvertOptions()
     seed = seed if seed is not None else options.seed
     progress("build")
     source = sources.source_of(
@@ -169,36 +169,35 @@ def verify_against(
         raise InputError(f"{file} cannot be read: {' '.join(str(error).split())[:200]}; give an ONNX file") from error
     found = heads.heads(model)
     # A file may have been made without the final activation.
-    drop = options.logits and manifest is not None and manifest["architecture"] is None
+    drop = options.logits and about is not None and about.architecture is None
     kept = [None] * len(found) if drop else found
     # Weights in a file of their own are found only beside it; else nothing is written into the bundle.
     external = any(isinstance(v.const_value, ir.ExternalTensor) for v in graph.graph.initializers.values())
     with (heads.without(found) if drop else nullcontext(),
           tempfile.TemporaryDirectory(prefix="cnnexport-", ignore_cleanup_errors=True) as folder_of_copy):
         scratch = None if external else Path(folder_of_copy)
-        inputs, outputs, batch = _ports(model, graph.graph, manifest)
-        converted = SimpleNamespace(model=graph, inputs=inputs, outputs=outputs)
+        inputs, outputs, batch = _ports(model, graph.graph, about)
         progress("keras")
-        reference = parity.reference(
-            model, converted, seed=seed, value_range=source.value_range, batch=batch, kept_heads=kept,
-            layers=True, macs=manifest["macs"] if manifest else None,
-            keep_layers=not layers)
+        answers = live.ask(
+            model, inputs, seed=seed, value_range=source.value_range, batch=batch, kept_heads=kept,
+            macs=about.macs if about else None, keep_layers=not layers)
+        facts = parity.graph_facts(graph, inputs, outputs, answers.activations)
+        criterion = parity.numeric(answers, facts)
         progress("compare")
-        verdict = parity.judge(reference, file, scratch=scratch)
+        verdict = parity.judge(answers, facts, file, criterion, scratch=scratch)
         rows = tuple(verdict.layers)
         if layers:
             rows = tuple(stream_layers(
-                model, kept, reference, file, agree=all(c.passed for c in verdict.comparisons), scratch=scratch,
-                progress=progress))
-            verdict = parity.weighed(reference, verdict, rows)
+                model, kept, answers, facts, file, criterion, agree=verdict.agree, scratch=scratch, progress=progress))
+            verdict = parity.weighed(answers, facts, criterion, verdict, rows)
             if not any(row.tensor for row in rows):
                 raise UsageError(f"no tensor of {file} is named after a layer of {target}, so there are no layers to "
                                  "compare; leave --layers out, or give a bundle of cnnexport")
-    return Against(str(path), str(target), verdict, rows, layers, reference.tolerance.max_error)
+    return Against(str(path), str(target), verdict, rows, layers, criterion.tolerance.max_error)
 
 
 def _ports(
-    model: Any, graph: Any, manifest: Mapping[str, Any] | None
+    model: Any, graph: Any, about: Manifest | None
 ) -> tuple[tuple[Port, ...], tuple[Port, ...], int | None]:
     """The ports of the file in the order of Keras' inputs and outputs, and its fixed batch size (None: dynamic).
 
@@ -226,7 +225,7 @@ def _ports(
         if set(names) == set(by_name) and len(names) == len(values):
             values = [by_name[name] for name in names]
         # Of a bundle the layouts are known; sizes alone do not tell them apart where all are alike.
-        layouts = {} if manifest is None else {tensor["name"]: tensor["layout"] for tensor in manifest[kind]}
+        layouts = {} if about is None else {tensor.name: tensor.layout for tensor in getattr(about, kind)}
         for (shape, dtype), value in zip(keras_side, values):
             sizes = _sizes(value)
             fits = _fits(sizes, shape) and layouts.get(str(value.name)) != "NCHW"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+import numbers
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cnnexport.architectures import optional_whole, sizes, whole
 from cnnexport.errors import UsageError
 
 DEFAULT_OPSET = 18
+MIN_OPSET = 13
+"""The lowest opset that the passes write (axes of Squeeze and ReduceSum are inputs from here on)."""
 LAYOUTS = ("nhwc", "nchw")
 _LARGEST_BATCH = 2**31 - 1
 
@@ -52,23 +53,40 @@ class ConvertOptions:
             raise UsageError(f"batch is {made.batch}; give dynamic, or a size of 1 or more")
         if made.input_shape is not None and any(d is not None and d < 1 for d in made.input_shape):
             raise UsageError(f"input shape {'x'.join(map(str, made.input_shape))} has a size below 1")
-        import onnx
-
-        from cnnexport.conversion.translate import MIN_OPSET
-
-        newest = onnx.defs.onnx_opset_version()
-        if not MIN_OPSET <= made.opset <= newest:
-            raise UsageError(f"opset {made.opset} cannot be written: choose one from {MIN_OPSET} to {newest}")
+        check_opset(made.opset)
         return made
 
-    def to_dict(self, unnamed: str) -> dict[str, Any]:
+    def recorded(self, unnamed: str) -> ConvertOptions:
         """The options as the manifest holds them: weights by the name of their file, or ``unnamed``."""
-        return {**asdict(self), "weights": Path(self.weights).name if self.weights else unnamed,
-                "input_shape": None if self.input_shape is None else list(self.input_shape)}
+        return replace(self, weights=Path(self.weights).name if self.weights else unnamed)
 
-    @classmethod
-    def from_manifest(cls, options: Mapping[str, Any]) -> ConvertOptions:
-        """The options in a bundle's manifest; what an older one does not hold has its default."""
-        known = {name: options[name] for name in cls.__dataclass_fields__ if name in options}
-        shape = known.get("input_shape")
-        return cls(**{**known, "input_shape": tuple(shape) if shape else None})
+
+def check_opset(opset: int) -> None:
+    """Raises UsageError for an opset that cannot be written."""
+    import onnx
+
+    newest = onnx.defs.onnx_opset_version()
+    if not MIN_OPSET <= opset <= newest:
+        raise UsageError(f"opset {opset} cannot be written: choose one from {MIN_OPSET} to {newest}")
+
+
+def whole(what: str, value: Any, *, least: int = 1) -> int:
+    """``value`` as a Python int. Raises UsageError where it is no whole number of ``least`` or more."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        raise UsageError(f"{what} is {value!r}; it must be a whole number of {least} or more")
+    return int(value)
+
+
+def optional_whole(what: str, value: Any) -> int | None:
+    """As ``whole``, for a value that may be None."""
+    return None if value is None else whole(what, value)
+
+
+def sizes(shape: Any) -> tuple[int | None, ...] | None:
+    """An input shape as Python ints, None for a size left open. Raises UsageError for anything else."""
+    if shape is None:
+        return None
+    if not isinstance(shape, (tuple, list)) or not all(
+            d is None or (isinstance(d, numbers.Integral) and not isinstance(d, bool)) for d in shape):
+        raise UsageError(f"input shape {shape!r} is no tuple of whole numbers, such as (224, 224, 3)")
+    return tuple(None if d is None else int(d) for d in shape)

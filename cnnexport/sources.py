@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnexport.architectures.spec import Architecture, Preprocessing
+from cnnexport.bundle.records import Provenance
 from cnnexport.errors import InputError, UsageError
 from cnnexport.options import ConvertOptions
 
@@ -23,7 +24,7 @@ class Source:
     """A Keras model, and what is known about it."""
 
     model: Any
-    provenance: dict[str, Any]
+    provenance: Provenance
     value_range: tuple[float, float] | None
     recipe: Preprocessing | None = None
     labels: Sequence[str] | None = None
@@ -56,11 +57,7 @@ def target(given: Any, options: ConvertOptions, *, input_tensor: Any = None) -> 
     spec, path = find(given)
     registered = spec
     if spec is not None:
-        if options.logits and not options.include_top:
-            raise UsageError("logits applies only with the top; leave out --no-top or --logits")
-        architectures.check_options(
-            spec, weights=options.weights or "random", include_top=options.include_top,
-            input_shape=options.input_shape, pooling=options.pooling, classes=options.classes, groups=options.groups)
+        architectures.check_options(spec, options)
     else:
         _check_own(options, input_tensor)
         if path is not None and _is_run(path):
@@ -183,12 +180,12 @@ def _build(spec: Architecture, options: ConvertOptions, *, input_tensor: Any, un
     if weights == "random":
         provenance = _random(seed)
     elif weights == "imagenet" and spec.backbone and options.include_top:
-        provenance = {"weights": "imagenet", "untrained": True, "seed": seed, "statement": (
+        provenance = Provenance(weights="imagenet", untrained=True, seed=seed, statement=(
             "Untrained: the backbone's weights are ImageNet's, as keras.applications publishes them, but those of the "
-            f"top are random (seed {seed}); what the model answers means nothing.")}
+            f"top are random (seed {seed}); what the model answers means nothing."))
     elif weights == "imagenet":
         statement = "Weights trained on ImageNet-1k (ILSVRC 2012), as keras.applications publishes them."
-        provenance = {"weights": "imagenet", "untrained": False, "statement": statement}
+        provenance = Provenance(weights="imagenet", untrained=False, statement=statement)
         # A network of another package may have a top of its own.
         labels = _imagenet_labels() if options.include_top and model.output_shape[-1] == 1000 else None
     else:
@@ -196,12 +193,13 @@ def _build(spec: Architecture, options: ConvertOptions, *, input_tensor: Any, un
     return Source(model, provenance, span, recipe, labels)
 
 
-def _random(seed: int) -> dict[str, Any]:
-    return {"weights": "random", "untrained": True, "seed": seed,
-            "statement": f"Untrained: the weights are random (seed {seed}); what the model answers means nothing."}
+def _random(seed: int) -> Provenance:
+    return Provenance(
+        weights="random", untrained=True, seed=seed,
+        statement=f"Untrained: the weights are random (seed {seed}); what the model answers means nothing.")
 
 
-def _from_file(path: Path, model: Any) -> dict[str, Any]:
+def _from_file(path: Path, model: Any) -> Provenance:
     from cnnexport import models
 
     steps = models.saved_training_steps(path)
@@ -214,8 +212,8 @@ def _from_file(path: Path, model: Any) -> dict[str, Any]:
         untrained = True
         statement = (f"Untrained: every bias and moving mean in {path.name} is still at its initial zero; what the "
                      "model answers means nothing.")
-    return {"weights": "file", "untrained": untrained, "statement": statement, "file": path.name,
-            "sha256": models.sha256(path), "training_steps": steps}
+    return Provenance(weights="file", untrained=untrained, statement=statement, file=path.name,
+                      sha256=models.sha256(path), training_steps=steps)
 
 
 def _untouched(model: Any) -> bool:
@@ -274,14 +272,13 @@ def _load(
     return Source(model, provenance, span)
 
 
-def _in_memory(model: Any) -> dict[str, Any]:
+def _in_memory(model: Any) -> Provenance:
     untouched = model.weights and _untouched(model)
-    return {
-        "weights": "memory", "untrained": True if untouched else None,
-        "statement": "Untrained: every bias and moving mean is still at its initial zero; what the model answers "
-                     "means nothing." if untouched
-                     else "Weights of a Keras model in memory; nothing says whether they were trained.",
-    }
+    return Provenance(
+        weights="memory", untrained=True if untouched else None,
+        statement="Untrained: every bias and moving mean is still at its initial zero; what the model answers "
+                  "means nothing." if untouched
+                  else "Weights of a Keras model in memory; nothing says whether they were trained.")
 
 
 def _input_range(model: Any) -> tuple[float, float] | None:

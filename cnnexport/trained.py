@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnexport import data as sources
+from cnnexport.bundle.records import Accuracy, Provenance
+from cnnexport.classifier import Classifier, same_predictions
 from cnnexport.data import Preparation, Split
 from cnnexport.data.images import preparation
 from cnnexport.errors import InputError
-from cnnexport.evaluation import Classifier, same_predictions
 from cnnexport.training import batch_of, predictions, runs
 from cnnexport.training.measures import interval, same_measure
 
@@ -41,22 +42,19 @@ class TestSet:
                              f"{runs.METRICS} says {self.right}, so one of the two is not the run's; train again")
         return replace(self, said=said)
 
-    def judge(self, classifier: Classifier) -> dict[str, Any]:
-        """The accuracy of a model file in ONNX Runtime, and whether it says what Keras said, image by image.
-
-        JSON-ready values, for ``parity.json`` and the manifest.
-        """
+    def judge(self, classifier: Classifier) -> Accuracy:
+        """The accuracy of a model file in ONNX Runtime, and whether it says what Keras said, image by image."""
         assert self.said is not None
         size = classifier.batch or batch_of(self.preparation)
         said, differing = same_predictions(classifier, self.split.batches(self.preparation, size), self.said)
         right, count = int((said == self.split.labels).sum()), len(self.split)
         low, high = interval(right, count)
-        return {
-            "data": self.data, "data_sha256": self.sha256, "split": "test", "images": count,
-            "correct": right, "accuracy": right / count, "accuracy_interval_95": [round(low, 6), round(high, 6)],
-            "keras_correct": int((self.said == self.split.labels).sum()),
-            "differing": len(differing), "first_differing": [int(i) for i in differing[:10]],
-            "runtime": "onnxruntime", "provider": classifier.provider, "passed": not len(differing)}
+        return Accuracy(
+            data=self.data, data_sha256=self.sha256, images=count, correct=right, accuracy=right / count,
+            accuracy_interval_95=(round(low, 6), round(high, 6)),
+            keras_correct=int((self.said == self.split.labels).sum()), differing=len(differing),
+            first_differing=tuple(int(i) for i in differing[:10]), provider=classifier.provider,
+            passed=not len(differing))
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class TrainedModel:
     """The Keras model of a run and what is known about it."""
 
     model: Any
-    provenance: dict[str, Any]
+    provenance: Provenance
     preparation: Preparation
     labels: tuple[str, ...]
     test: TestSet
@@ -99,22 +97,19 @@ def load(path: Path, *, unsafe_load: bool = False) -> TrainedModel:
                         TestSet(found.name, found.sha256, found.test, prepared, right=right))
 
 
-def _provenance(run: runs.Run, measured: dict[str, Any]) -> dict[str, Any]:
+def _provenance(run: runs.Run, measured: dict[str, Any]) -> Provenance:
     record = run.record
     images, options = record["data"]["images"], record["options"]
     low, high = measured["accuracy_interval_95"]
     front = ""
     if options["weights"] == "random" and measured["trainable_parameters"] < measured["parameters"] // 2:
         front = " The frozen backbone's weights are random and were never trained."
-    return {
-        "weights": "run", "untrained": False, "seed": options["seed"],
-        "statement": (
+    return Provenance(
+        weights="run", untrained=False, seed=options["seed"], statement=(
             f"Trained on {record['data']['name']} ({images['train']:,} images, {measured['epochs']} epochs): test "
             f"accuracy {measured['accuracy']:.2%} ({low:.2%} to {high:.2%}, {measured['images']:,} images).{front}"),
-        "file": runs.MODEL, "sha256": record["files"][runs.MODEL],
-        "run": {
+        file=runs.MODEL, sha256=record["files"][runs.MODEL], run={
             "options": options, "data": {k: v for k, v in record["data"].items() if k not in ("source", "classes")},
             "epochs": measured["epochs"], "started": record["started"], "finished": record["finished"],
             "seconds": measured["seconds"], "last_epoch": measured["last_epoch"], "versions": record["versions"],
-            "metrics": {k: measured[k] for k in ("accuracy", "accuracy_interval_95", "loss", "images", "chance")}},
-    }
+            "metrics": {k: measured[k] for k in ("accuracy", "accuracy_interval_95", "loss", "images", "chance")}})

@@ -9,8 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cnnexport import bundle, files, supervision
+from cnnexport import files, supervision
 from cnnexport import runtimes as registry
+from cnnexport.bundle import Bundle
+from cnnexport.bundle.records import ToleranceFacts
+from cnnexport.bundle.vectors import FOLDER
 from cnnexport.errors import BundleError, CnnexportError, InputError, ParityError, ProviderError, UsageError
 from cnnexport.runtimes import Runtime, Session, profile
 
@@ -130,46 +133,21 @@ def _examine(
 ) -> bool:
     """Make the checks; returns whether anything was compared with Keras."""
     places = registry.chosen(runtimes, providers)
-    if not bundle.is_bundle(path):
-        if files.is_folder(path):
-            raise InputError(f"{path} is a folder without {bundle.MANIFEST}; give a bundle or an ONNX file")
+    if not files.is_folder(path):
         _verify_file(path, step, places, max_time)
         return False
 
-    manifest: dict[str, Any] = {}
-    parity: dict[str, Any] = {}
-
-    def checksums() -> str:
-        extra = bundle.check_sums(path)
-        warnings.extend(f"{path} holds {name}, which is no part of the bundle" for name in extra)
-        manifest.update(bundle.read_manifest(path))
-        bundle.check_files(path, manifest, hashed=True)
-        return f"{len(manifest['files']) + 2} files"
-
-    def schema() -> str:
-        bundle.validate(path / bundle.MANIFEST, manifest)
-        return f"version {manifest['schema_version']}"
-
-    def record() -> str:
-        parity.update(bundle.read_parity(path, manifest))
-        if parity["passed"] is not True:
-            raise ParityError(f"{path / bundle.PARITY} says that the model did not pass; convert it again")
-        worst = parity["worst_error"]
-        told = "unknown" if worst is None else f"{worst:.1e}"
-        return f"passed, worst error {told} standard deviations of Keras' output"
-
-    step("checksums", checksums)
-    step("manifest", schema)
-    step("parity record", record)
-    file = path / "model.onnx"
+    found = Bundle.open(path, step=step)
+    warnings.extend(f"{path} holds {name}, which is no part of the bundle" for name in found.strangers)
+    file = found.file
     step("ONNX checker", lambda: check_model(file))
-    inputs, outputs = _vectors(path, manifest)
+    inputs, outputs = _vectors(found)
     for runtime, provider in places:
         name = _name(runtime, provider)
 
         def vectors(runtime: Runtime = runtime, provider: str = provider, name: str = name) -> str:
             produced, proof = _run(file, runtime, provider, inputs, list(outputs), max_time)
-            return f"{_compare(path, name, outputs, produced, parity)}{proof}"
+            return f"{_compare(path, name, outputs, produced, found.proof.tolerance)}{proof}"
 
         step(name, vectors)
     return True
@@ -230,20 +208,21 @@ def _largest_tensor(slim: Any) -> int:
     return max((math.prod(abs(d.dim_value) or 1 for d in v.type.tensor_type.shape.dim) for v in values), default=0)
 
 
-def _vectors(path: Path, manifest: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _vectors(found: Bundle) -> tuple[dict[str, Any], dict[str, Any]]:
     """The stored inputs and outputs by name. Raises BundleError where they are not those of the manifest."""
     import onnx
     from onnx import numpy_helper
 
     made: list[dict[str, Any]] = []
+    path = found.path
     for kind in ("input", "output"):
         arrays: dict[str, Any] = {}
-        for index, tensor in enumerate(manifest[f"{kind}s"]):
-            name = f"test_data_set_0/{kind}_{index}.pb"
-            if name not in manifest["files"]:
+        for index, tensor in enumerate(getattr(found.about, f"{kind}s")):
+            name = f"{FOLDER}/{kind}_{index}.pb"
+            if name not in found.about.files:
                 raise BundleError(f"{path} has no {name}: it is incomplete; convert the model again")
             try:
-                arrays[tensor["name"]] = numpy_helper.to_array(onnx.load_tensor(path / name))
+                arrays[tensor.name] = numpy_helper.to_array(onnx.load_tensor(path / name))
             except Exception as error:  # protobuf's and NumPy's own
                 raise BundleError(f"{path / name} is no tensor ({_line(error)}); convert the model again") from error
         made.append(arrays)
@@ -314,17 +293,15 @@ def _proof(session: Session, wanted: str, file: Path, feeds: Mapping[str, Any]) 
 
 
 def _compare(
-    path: Path, runtime: str, expected: Mapping[str, Any], produced: Sequence[Any], parity: Mapping[str, Any]
+    path: Path, runtime: str, expected: Mapping[str, Any], produced: Sequence[Any], recorded: ToleranceFacts
 ) -> str:
     """Compare with Keras' stored outputs, by the tolerance of the record but no laxer than ours."""
     from cnnexport.parity.comparison import compare, is_softmax, log_probabilities
     from cnnexport.parity.tolerances import Tolerance, tolerance
 
-    recorded = parity["tolerance"]
-    own = tolerance(recorded["precision"])
-    allowed = Tolerance(
-        own.precision, recorded.get("terms"), min(recorded["max_error"], own.max_error),
-        min(recorded["rms_error"], own.rms_error), own.rounding_ulps)
+    own = tolerance(recorded.precision)
+    allowed = Tolerance(own.precision, recorded.terms, min(recorded.max_error, own.max_error),
+                        min(recorded.rms_error, own.rms_error), own.rounding_ulps)
     worst = 0.0
     for (name, wanted), actual in zip(expected.items(), produced):
         spread = None

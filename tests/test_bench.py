@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -20,7 +22,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cnnexport.bench import measure, placement, plan, subjects
 from cnnexport.bench.forks import Fork, Stalled, Stop
-from cnnexport.errors import BundleError, InputError, ProviderError, UsageError
+from cnnexport.bench.options import Goal
+from cnnexport.errors import BundleError, InputError, ParityError, ProviderError, UsageError
 from cnnexport.runtimes import ort, profile
 
 QUICK = ("--min-time", "0.05", "--max-time", "4", "--precision-goal", "50%")
@@ -131,11 +134,13 @@ def test_altered_bundles_get_no_row(lenet: Path, cnnexport: Callable[..., Any], 
 
 
 def test_a_gate_that_did_not_pass(lenet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cnnexport import bundle
+    from msgspec import structs
 
-    real = bundle.read_parity
-    monkeypatch.setattr(bundle, "read_parity", lambda *a: {**real(*a), "passed": False})
-    with pytest.raises(BundleError, match="did not pass"):
+    from cnnexport.bundle import opening
+
+    real = opening.read_parity
+    monkeypatch.setattr(opening, "read_parity", lambda *a: structs.replace(real(*a), passed=False))
+    with pytest.raises(ParityError, match="did not pass"):
         subjects.subject(str(lenet))
 
 
@@ -150,7 +155,7 @@ def test_a_file_that_changes_while_it_is_measured(small: Path, stop: Stop) -> No
             with small.open("ab") as file:
                 file.write(b"\x62\x00")  # an empty field: it still loads
     with pytest.raises((BundleError, InputError)) as caught:
-        measure.measure(row, plan.Goal(0.05, 4, 0.5), stop, tell=tell)
+        measure.measure(row, Goal(0.05, 4, 0.5), stop, tell=tell)
     assert changed and "altered while it was measured" in str(caught.value)
 
 
@@ -224,7 +229,7 @@ def test_a_worker_that_stalls_in_the_middle(small: Path, stop: Stop, monkeypatch
 
     monkeypatch.setattr(Fork, "ask", stalling)
     start = time.monotonic()
-    made = measure.measure(row, plan.Goal(1, 4, 0.02), stop)
+    made = measure.measure(row, Goal(1, 4, 0.02), stop)
     assert time.monotonic() - start < 10
     assert made.stopped == "stalled" and made.incomplete and len(made.data) > 100
     assert made.extra_info()["incomplete"] and 0 < made.data[0] < 1
@@ -234,12 +239,20 @@ def test_a_worker_that_stalls_in_the_middle(small: Path, stop: Stop, monkeypatch
 def test_interrupted_in_the_middle(small: Path, tmp_path: Path, number: int) -> None:
     other = tmp_path / "other.onnx"
     shutil.copy(small, other)
+    screen, terminal = pty.openpty()  # progress tells there when a row begins
     process = subprocess.Popen(
         [COMMAND, "bench", str(small), str(other), "--min-time", "30", "--max-time", "60", "--save", "kept.json"],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(7)
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=terminal, text=True)
+    os.close(terminal)
+    err = ""
+    while "latency" not in err:
+        err += os.read(screen, 1000).decode()
+    time.sleep(5)
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=30)
+    with contextlib.suppress(OSError):  # the other end is closed
+        while piece := os.read(screen, 1000).decode():
+            err += piece
     assert process.returncode == 130, err
     saved = json.loads((tmp_path / "kept.json").read_text())
     (row,) = saved["benchmarks"]

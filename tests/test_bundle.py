@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from cnnexport import bundle
-from cnnexport.errors import BundleError, OutputError, UsageError
+from cnnexport.bundle import publishing, records
+from cnnexport.errors import BundleError, InputError, OutputError, ParityError, UsageError
+from tests.bundles import complete, manifest, parity
 
 
 def _bundle(folder: Path, text: str = "old") -> Path:
     folder.mkdir()
     (folder / "model.onnx").write_text(text)
-    facts = {"bytes": len(text), "sha256": bundle.sha256(folder / "model.onnx")}
-    bundle.write_json(folder / "manifest.json", {"files": {"model.onnx": facts}})
-    return folder
+    return complete(folder)
 
 
 def test_publish_replaces_a_bundle_whole(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_publish_replaces_a_bundle_whole(tmp_path: Path) -> None:
 
 def test_publish_without_the_exchanging_system_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = _bundle(tmp_path / "b")
-    monkeypatch.setattr(bundle.sys, "platform", "darwin")
+    monkeypatch.setattr(publishing.sys, "platform", "darwin")
     with bundle.staging(target) as folder:
         (folder / "model.onnx").write_text("new")
         bundle.publish(folder, target)
@@ -155,13 +155,71 @@ def test_set_aside_keeps_strangers(tmp_path: Path) -> None:
 
 def test_altered_files_are_named(tmp_path: Path) -> None:
     target = _bundle(tmp_path / "b")
-    bundle.check_files(target, bundle.read_manifest(target))
+    assert bundle.Bundle.open(target).about.name == "b"
     (target / "model.onnx").write_text("olD")
-    with pytest.raises(BundleError, match=r"model\.onnx was altered"):
-        bundle.check_files(target, bundle.read_manifest(target))
+    for refresh in (lambda: None, lambda: bundle.write_sums(target)):
+        refresh()
+        with pytest.raises(BundleError, match=r"model\.onnx was altered"):
+            bundle.Bundle.open(target)
     (target / "model.onnx").unlink()
+    bundle.write_sums(target)
     with pytest.raises(BundleError, match=r"no model\.onnx"):
-        bundle.check_files(target, bundle.read_manifest(target))
+        bundle.Bundle.open(target)
+
+
+def test_one_policy_for_what_is_missing(tmp_path: Path) -> None:
+    """What is no bundle, an incomplete one, a newer one and one that did not pass are told apart in one place."""
+    with pytest.raises(InputError, match="does not exist"):
+        bundle.Bundle.open(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="folder without manifest"):
+        bundle.Bundle.open(tmp_path / "empty")
+    target = _bundle(tmp_path / "b")
+    bundle.write_record(target / "parity.json", parity(target, passed=False, reason="different"))
+    bundle.write_sums(target)
+    with pytest.raises(ParityError, match="did not pass"):
+        bundle.Bundle.open(target)
+    assert not bundle.Bundle.open(target, proven=False).proof.passed
+    (target / "parity.json").unlink()
+    bundle.write_sums(target)
+    with pytest.raises(BundleError, match=r"no parity\.json"):
+        bundle.Bundle.open(target)
+    newer = json.loads((target / "manifest.json").read_text()) | {"schema_version": 99, "unheard": "of"}
+    bundle.write_json(target / "manifest.json", newer)
+    bundle.write_sums(target)
+    with pytest.raises(BundleError, match="schema version 99, and this cnnexport reads up to 2"):
+        bundle.Bundle.open(target)
+
+
+def test_old_bundles_open_and_several_models_are_listed(tmp_path: Path) -> None:
+    target = _bundle(tmp_path / "b")
+    old = json.loads((target / "manifest.json").read_text()) | {"schema_version": 1}
+    del old["models"], old["layers"], old["evaluation"]
+    bundle.write_json(target / "manifest.json", old)
+    bundle.write_sums(target)
+    (model,) = bundle.Bundle.open(target).models
+    assert (model.id, model.file, model.precision) == ("float32", "model.onnx", "float32")
+    both = [{"id": "float32", "file": "model.onnx", "precision": "float32", "parity": "parity.json"},
+            {"id": "int8", "file": "model.int8.onnx", "precision": "int8", "parity": "parity.json"}]
+    bundle.write_json(target / "manifest.json", old | {"schema_version": 2, "models": both})
+    bundle.write_sums(target)
+    with pytest.raises(BundleError, match="'float32' without its files"):
+        bundle.Bundle.open(target)
+    files = {name: {"bytes": (target / name).stat().st_size, "sha256": bundle.sha256(target / name)}
+             for name in ("model.onnx", "parity.json")}
+    files["model.int8.onnx"] = files["model.onnx"]
+    (target / "model.int8.onnx").write_bytes((target / "model.onnx").read_bytes())
+    bundle.write_json(target / "manifest.json", old | {"schema_version": 2, "models": both, "files": files})
+    bundle.write_sums(target)
+    opened = bundle.Bundle.open(target)
+    assert [m.id for m in opened.models] == ["float32", "int8"] and opened.file == target / "model.onnx"
+
+
+@pytest.mark.parametrize("kind", [records.Manifest, records.Parity])
+def test_the_schemas_are_those_of_the_records(kind: type) -> None:
+    """They are written as ``json.dumps(records.schema(kind), indent=1)``."""
+    file = Path(bundle.__file__).with_name(f"{kind.__name__.lower()}.schema.json")
+    assert json.loads(file.read_text()) == records.schema(kind)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"files": 3}', "\x00"])
@@ -173,9 +231,8 @@ def test_broken_manifest(tmp_path: Path, text: str) -> None:
 
 def test_manifest_cannot_point_outside(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x")
-    target = tmp_path / "b"
-    target.mkdir()
-    facts = {"bytes": 1, "sha256": bundle.sha256(tmp_path / "secret")}
-    (target / "manifest.json").write_text(json.dumps({"files": {"../secret": facts}}))
+    target = _bundle(tmp_path / "b")
+    bundle.write_record(target / "manifest.json", manifest({"../secret": tmp_path / "secret"}))
+    bundle.write_sums(target)
     with pytest.raises(BundleError, match="no file inside it"):
-        bundle.check_files(target, bundle.read_manifest(target))
+        bundle.Bundle.open(target)

@@ -255,7 +255,7 @@ def test_killed_in_the_middle_of_writing(tmp_path: Path, cnnexport) -> None:
     child.kill()
     child.wait()
     assert (tmp_path / "b" / "manifest.json").read_bytes() == old
-    bundle.check_files(tmp_path / "b", bundle.read_manifest(tmp_path / "b"))
+    assert bundle.Bundle.open(tmp_path / "b").proof.passed
     assert list(tmp_path.glob(".b.partial-*")), "it was killed too late to prove anything"
     assert cnnexport("convert", "lenet5", "-o", "b", "--force", "--quiet").code == 0
     assert [p.name for p in tmp_path.iterdir()] == ["b"]

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnexport import convert, evaluation
+from cnnexport import convert, evaluation, predict
 from cnnexport.architectures.spec import CAFFE
 from cnnexport.data import Preparation, decode, prepare
+from cnnexport.data.images import preparation
 from tests.outside import IN_PROCESS
 
 _PROBE = (
@@ -44,13 +45,13 @@ def test_predict_is_what_keras_says_of_the_prepared_image(place: Path) -> None:
     from cnnexport import architectures
 
     images = [place / name for name in ("a.png", "b.jpg", "c.bmp", "grey.png")]
-    answers, manifest = evaluation.predict(place / "b", images, top=10)
+    answers, manifest = predict(place / "b", images, top=10)
     model = architectures.build("resnet18", input_shape=(40, 32, 3), classes=10)
     recipe = Preparation(40, 32, 3, CAFFE)
     facts = manifest["preprocessing"]
     assert facts["mean"] == list(recipe.recipe.mean) or facts["color_order"] == "RGB"
     for image, answer in zip(images, answers):
-        pixels = prepare(decode(image)[None], evaluation.preparation(facts, 40, 32))
+        pixels = prepare(decode(image)[None], preparation(facts, 40, 32))
         expected = model.predict_on_batch(pixels)[0]
         said = {p.index: p.probability for p in answer.predictions}
         np.testing.assert_allclose([said[i] for i in range(10)], expected, rtol=1e-3, atol=1e-5)
@@ -72,7 +73,7 @@ def test_evaluate_counts_what_predict_says(place: Path) -> None:
     found = evaluation.evaluate(place / "b", place / "d", split="all", batch=4)
     right = 0
     for name in ("0", "3", "7"):
-        answers, _ = evaluation.predict(place / "b", sorted((place / "d" / name).iterdir()), top=1)
+        answers, _ = predict(place / "b", sorted((place / "d" / name).iterdir()), top=1)
         right += sum(a.predictions[0].label == name for a in answers)
     assert (found["correct"], found["images"], found["provider"]) == (right, 15, "CPUExecutionProvider")
     assert found["nodes"]["CPUExecutionProvider"] > 10 and found["seen_in_training"] is None

@@ -14,7 +14,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "cnnexport"
 LONGEST = 400
-TOO_LONG = {"parity/gate.py": 452}
+TOO_LONG: dict[str, int] = {}
 """Files that are longer than LONGEST today, and what they may have at most: the list is there to shrink."""
 
 

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from cnnexport.bundle import write_sums
 from cnnexport.errors import BundleError, InputError
 from cnnexport.onnx_file import count_macs, format_summary, inspect_onnx
+from tests.bundles import complete
 
 
 def _value(name: str, shape: list[Any] | None) -> Any:
@@ -151,18 +152,17 @@ def test_bundle(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"without model\.onnx"):
         inspect_onnx(tmp_path)
     manifest = tmp_path / "manifest.json"
-    manifest.write_text('{"untrained": true, "provenance": {"tool": "x"}, "files": {}}')
+    manifest.write_text("{}")
     with pytest.raises(BundleError, match="incomplete"):
         inspect_onnx(tmp_path)
-    model = _saved(_cnn(), tmp_path / "model.onnx")
-    facts = {"bytes": model.stat().st_size, "sha256": hashlib.sha256(model.read_bytes()).hexdigest()}
-    manifest.write_text(
-        json.dumps({"untrained": True, "provenance": {"tool": "x"}, "files": {"model.onnx": facts}}))
+    _saved(_cnn(), tmp_path / "model.onnx")
+    complete(tmp_path)
+    (tmp_path / "SHA256SUMS").unlink()
     with pytest.raises(BundleError, match="no SHA256SUMS"):
         inspect_onnx(tmp_path)
     write_sums(tmp_path)
     summary = inspect_onnx(tmp_path)
-    assert summary.bundle and summary.untrained is True and summary.provenance == {"tool": "x"}
+    assert summary.bundle and summary.untrained is True and summary.provenance["weights"] == "random"
     assert "untrained" in format_summary(summary)
     manifest.write_text("{")
     with pytest.raises(BundleError, match=r"manifest\.json"):

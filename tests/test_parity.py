@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import pytest
 
 from cnnexport import parity
 from cnnexport.conversion import Port
-from cnnexport.parity.gate import Reference
 from cnnexport.parity.inputs import Case
 
 RNG = np.random.default_rng(0)
@@ -82,10 +82,15 @@ def test_images_are_seeded_and_fill_their_range() -> None:
 def test_record_tells_failure() -> None:
     good = parity.compare("y", "logits", LOGITS, LOGITS)
     bad = parity.compare("y", "logits", LOGITS, LOGITS[:, :3])
-    record = parity.record([good, bad], sha256="0" * 64, versions={}, seed=1)
-    assert not record["passed"] and record["worst_error"] is None
-    assert parity.record([good], sha256="0" * 64, versions={}, seed=1)["passed"]
-    assert not parity.record([], sha256="0" * 64, versions={}, seed=1)["passed"], "nothing compared is nothing proven"
+    numeric = parity.Numeric(parity.tolerance())
+
+    def record(*comparisons: parity.Comparison) -> Any:
+        found = parity.Verdict(comparisons)
+        return parity.record(replace(found, reason=numeric.refuses(found)), sha256="0" * 64, versions={}, seed=1)
+
+    assert not record(good, bad).passed and record(good, bad).worst_error is None
+    assert record(good).passed
+    assert not record().passed, "nothing compared is nothing proven"
 
 
 def _softmax_model(path: Path, scale: float) -> None:
@@ -105,11 +110,10 @@ def _softmax_model(path: Path, scale: float) -> None:
 
 
 def _reference(x: list[np.ndarray], outputs: list[np.ndarray], logits: list[np.ndarray | None], tensor: str | None
-               ) -> parity.GateReference:
+               ) -> tuple[parity.KerasAnswers, parity.GraphFacts]:
     ports = (Port("input", (None, 4), "float32"),), (Port("probabilities", (None, 4), "float32"),)
-    references = [Reference(Case(("image",) * len(a), [a]), [y], [z]) for a, y, z in zip(x, outputs, logits)]
-    return parity.GateReference(
-        references, *ports, [parity.LogitsTensor(tensor) if tensor else None], parity.tolerance())
+    answers = [parity.Answer(Case(("image",) * len(a), [a]), [y], [z]) for a, y, z in zip(x, outputs, logits)]
+    return parity.KerasAnswers(answers), parity.GraphFacts(*ports, [parity.LogitsTensor(tensor) if tensor else None])
 
 
 def test_logits_inside_the_file_are_compared(tmp_path: Path) -> None:
@@ -123,7 +127,7 @@ def test_logits_inside_the_file_are_compared(tmp_path: Path) -> None:
     x = [RNG.normal(size=(n, 4)).astype(np.float32) for n in (1, 2, 5)]
     y = [np.exp(a) / np.exp(a).sum(-1, keepdims=True) for a in x]
     for shift, passed in ((np.float32(0), True), (np.float32(0.5), False)):
-        verdict = parity.judge(_reference(x, y, [a + shift for a in x], "inner"), path)
+        verdict = parity.judge(*_reference(x, y, [a + shift for a in x], "inner"), path)
         assert verdict.passed is passed
         assert {(r.level, r.batch) for r in verdict.comparisons} == {
             (lv, b) for lv in ("logits", "output") for b in (1, 2, 5)}
@@ -135,7 +139,7 @@ def test_unknown_softmax_is_compared_by_its_logarithm(tmp_path: Path) -> None:
     _softmax_model(path, 1.001)
     x = [RNG.normal(size=(5, 4)).astype(np.float32)]
     y = [np.exp(a) / np.exp(a).sum(-1, keepdims=True) for a in x]
-    verdict = parity.judge(_reference(x, y, [None], None), path)
+    verdict = parity.judge(*_reference(x, y, [None], None), path)
     assert {r.level for r in verdict.comparisons} == {"log-probabilities", "output"} and not verdict.passed
 
 
@@ -266,7 +270,7 @@ def test_cases_hold_every_kind() -> None:
 def test_tolerance_grows_with_depth_and_stays_bounded() -> None:
     small, deep, deepest = (parity.tolerance("float32", n) for n in (800, 55_000, 10**9))
     assert small.max_error < deep.max_error < deepest.max_error == parity.MAX_ERROR["float32"]
-    assert deep.rms_error < deep.max_error and "sqrt(terms)" in deep.to_dict()["reason"]
+    assert deep.rms_error < deep.max_error and deep.terms == 55_000
 
 
 def test_numbers_that_are_lost_must_be_lost_on_both_sides() -> None:
@@ -292,7 +296,7 @@ def test_numbers_that_are_lost_must_be_lost_on_both_sides() -> None:
 def test_operators_without_a_defined_answer_are_found_before_the_output(tmp_path: Path) -> None:
     import onnx_ir as ir
 
-    from cnnexport.parity.gate import undefined_operators
+    from cnnexport.parity.graph import undefined_operators
 
     path = tmp_path / "model.onnx"
     _softmax_model(path, 1.0)

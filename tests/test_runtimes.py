@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cnnexport import runtimes
 from cnnexport.bench import bench
+from cnnexport.bench.options import Goal
 from cnnexport.errors import ParityError, ProviderError, UsageError
 from cnnexport.runtimes import base
 from cnnexport.verification import verify
@@ -224,7 +225,7 @@ def test_a_runtime_that_computes_something_else_is_not_timed(lenet: Path, tmp_pa
     stop = Stop()
     try:
         with pytest.raises(ParityError, match="reference evaluator disagrees with Keras' stored outputs"):
-            measure.measure(row, plan.Goal(0.05, 6, 0.5), stop)
+            measure.measure(row, Goal(0.05, 6, 0.5), stop)
     finally:
         stop.close()
 

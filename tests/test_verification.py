@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cnnexport import bundle, verification
-from cnnexport.errors import CnnexportError, ParityError
+from cnnexport.errors import BundleError, CnnexportError, ParityError
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_any_flipped_byte_is_found_and_its_file_named(lenet: Path, place: float)
             changed = bytearray(content)
             changed[at] ^= bit
             file.write_bytes(changed)
-            with pytest.raises(bundle.BundleError, match="altered") as error:
+            with pytest.raises(BundleError, match="altered") as error:
                 verification.verify(lenet)
             assert str(file.relative_to(lenet)) in str(error.value)
         file.write_bytes(content)
@@ -109,7 +109,7 @@ def test_another_model_under_an_old_record(lenet: Path) -> None:
     model.doc_string = "another"
     onnx.save(model, lenet / "model.onnx")
     _again(lenet)
-    with pytest.raises(bundle.BundleError, match=r"is of another model\.onnx"):
+    with pytest.raises(BundleError, match=r"is of another model\.onnx"):
         verification.verify(lenet)
 
 

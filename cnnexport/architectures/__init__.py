@@ -9,15 +9,16 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib.metadata
-import numbers
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cnnexport.architectures import alexnet, lenet, resnet, transfer, vgg
 from cnnexport.architectures.spec import Architecture, Preprocessing
 from cnnexport.errors import InputError, UsageError
+from cnnexport.options import ConvertOptions
 
 ENTRY_POINTS = "cnnexport.architectures"
 _OWN = (*lenet.ARCHITECTURES, *alexnet.ARCHITECTURES, *vgg.ARCHITECTURES, *resnet.ARCHITECTURES,
@@ -108,22 +109,20 @@ def build(
     do not go together, InputError for weights that cannot be read or fetched.
     """
     spec = get(name)
-    weights = "random" if weights is None else str(weights)
-    pooling = None if pooling == "none" else pooling
-    seed, classes, input_shape = whole("seed", seed, least=0), optional_whole("classes", classes), sizes(input_shape)
-    if logits:
-        classifier_activation = None
-    shape = input_shape
+    asked = ConvertOptions(weights=weights, seed=seed, input_shape=input_shape, classes=classes,
+                           include_top=include_top, pooling=pooling, groups=groups).resolved()
+    shape = asked.input_shape
     if input_tensor is not None:
-        shape = _shape_of(input_tensor, input_shape)
-    check_options(spec, weights=weights, include_top=include_top, input_shape=shape, pooling=pooling,
-                  classes=classes, groups=groups)
+        shape = _shape_of(input_tensor, shape)
+        asked = replace(asked, input_shape=shape)
+    check_options(spec, asked)
+    weights = asked.weights or "random"
     imagenet = weights == "imagenet"
     try:
         model = plain(
             spec, include_top=include_top, weights="imagenet" if imagenet else None, input_tensor=input_tensor,
-            input_shape=shape or spec.input_shape, pooling=pooling, classes=classes or spec.classes,
-            classifier_activation=classifier_activation, groups=groups)
+            input_shape=shape or spec.input_shape, pooling=asked.pooling, classes=asked.classes or spec.classes,
+            classifier_activation=None if logits else classifier_activation, groups=groups)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         if "OOM when allocating" in reason or isinstance(error, MemoryError):
@@ -137,7 +136,8 @@ def build(
     if weights == "random" or top_alone:
         from cnnexport.architectures.weights import randomise
 
-        randomise(model, seed, value_range=_range(spec.preprocessing), only=_to_draw(model, input_tensor, top_alone))
+        randomise(model, asked.seed, value_range=_range(spec.preprocessing),
+                  only=_to_draw(model, input_tensor, top_alone))
     elif not imagenet:
         from cnnexport.models import load_weights
 
@@ -197,54 +197,24 @@ def _to_draw(model: Any, input_tensor: Any, top_alone: bool) -> set[int] | None:
     return chosen
 
 
-def whole(what: str, value: Any, *, least: int = 1) -> int:
-    """``value`` as a Python int. Raises UsageError where it is no whole number of ``least`` or more."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
-        raise UsageError(f"{what} is {value!r}; it must be a whole number of {least} or more")
-    return int(value)
-
-
-def optional_whole(what: str, value: Any) -> int | None:
-    """As ``whole``, for a value that may be None."""
-    return None if value is None else whole(what, value)
-
-
-def sizes(shape: Any) -> tuple[int | None, ...] | None:
-    """An input shape as Python ints, None for a size left open. Raises UsageError for anything else."""
-    if shape is None:
-        return None
-    if not isinstance(shape, (tuple, list)) or not all(
-            d is None or (isinstance(d, numbers.Integral) and not isinstance(d, bool)) for d in shape):
-        raise UsageError(f"input shape {shape!r} is no tuple of whole numbers, such as (224, 224, 3)")
-    return tuple(None if d is None else int(d) for d in shape)
-
-
-def check_options(
-    spec: Architecture,
-    *,
-    weights: str,
-    include_top: bool,
-    input_shape: tuple[int | None, ...] | None,
-    pooling: str | None,
-    classes: int | None,
-    groups: bool = True,
-) -> None:
+def check_options(spec: Architecture, options: ConvertOptions) -> None:
     """keras.applications' rules, refused in one line before Keras is imported. Raises as ``build`` does."""
-    imagenet = weights == "imagenet"
+    weights, include_top, pooling = options.weights or "random", options.include_top, options.pooling
+    classes, input_shape, imagenet = options.classes, options.input_shape, weights == "imagenet"
     if include_top not in (True, False):
         raise UsageError(f"include_top is {include_top!r}; it must be True or False")
-    if not weights:
-        raise UsageError("the weights are an empty name; give random, imagenet or a Keras weights or model file")
     if not imagenet and weights != "random" and not Path(weights).exists():
         raise InputError(f"the weights {weights} do not exist; give random, imagenet or a Keras weights or model file")
     if imagenet and "imagenet" not in spec.weights:
         raise UsageError(f"{spec.name} has no ImageNet weights; use --weights random or a weights file")
-    if not groups and not spec.grouped:
+    if not options.groups and not spec.grouped:
         raise UsageError(f"{spec.name} has no grouped convolutions; leave out --no-groups")
     if pooling not in (None, "avg", "max"):
         raise UsageError(f"pooling '{pooling}' is unknown; choose none, avg or max")
     if pooling and include_top:
         raise UsageError("pooling applies only without the top; add --no-top")
+    if options.logits and not include_top:
+        raise UsageError("logits applies only with the top; leave out --no-top or --logits")
     fixed = imagenet and include_top and not spec.backbone
     if classes is not None:
         if classes < 1:

@@ -3,7 +3,8 @@
 | module | what |
 |---|---|
 | ``subjects`` | what is measured: a bundle whose gate passed, or any ONNX file, and its inputs |
-| ``plan`` | rows, and when one is done |
+| ``options`` | what is asked, and when a row is done |
+| ``plan`` | rows |
 | ``protocol`` | the measuring loops: warm-up, latency, concurrent streams |
 | ``session`` | the session under them, of any runtime, with its inputs in place |
 | ``worker``, ``forks`` | the process that measures, and its parent's side of it |

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cnnexport import runtimes as registry
 from cnnexport.bench import plan, suite
 from cnnexport.bench import tune as tuning
-from cnnexport.bench.plan import Goal
+from cnnexport.bench.options import LATENCY, LOAD_SCENARIOS, BenchOptions
 from cnnexport.bench.subjects import Subject, subject
-from cnnexport.errors import CnnexportError, ProviderError, UsageError
+from cnnexport.errors import CnnexportError, ProviderError
 from cnnexport.files import check_writable
 from cnnexport.results import rows as saved
 from cnnexport.results import tables
-
-LOAD_SCENARIOS = ("server", "offline", "single-stream", "multi-stream")
 
 
 @dataclass
@@ -50,86 +48,62 @@ class BenchOutcome:
 
 def bench(
     targets: Sequence[str],
+    options: BenchOptions | None = None,
     *,
-    providers: Sequence[str] = ("cpu",),
-    runtimes: Sequence[str] = (registry.DEFAULT,),
-    batches: tuple[int, ...] | None = None,
-    threads: Sequence[int] | None = None,
-    scenario: str = "latency",
-    concurrency: Sequence[int] | None = None,
-    tune: bool = False,
-    min_time: float = 1.0,
-    max_time: float = 30.0,
-    precision: float = 0.02,
-    latency_bound: float = 0.1,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    cuda_options: Mapping[str, Sequence[str]] | None = None,
-    allow_partial: bool = False,
     save: Path | None = None,
     tell: Callable[[str], None] = lambda text: None,
+    **asked: Any,
 ) -> BenchOutcome:
-    """Measure ``targets`` (bundles or ONNX files) in ``runtimes``. Times in seconds, ``precision`` a share.
-
-    A runtime that has none of ``providers`` runs on its default.
+    """Measure ``targets``, bundles or ONNX files; ``asked`` are fields of ``BenchOptions`` in place of ``options``'.
 
     A target, provider or row that fails is in ``errors`` and sets the exit code; the others are measured.
 
     Raises:
         UsageError: a bad value, a runtime that is unknown or not installed, or ``save`` that cannot be written.
     """
-    goal = Goal(min_time, max_time, precision)
-    if tune and scenario != "throughput":
-        raise UsageError("--tune searches for throughput: give --scenario throughput too")
-    if concurrency and scenario == "latency":
-        raise UsageError("--concurrency is of --scenario throughput (or both): latency is that of one stream")
+    options = replace(options or BenchOptions(), **asked)
     if save is not None:
         check_writable(save)
     outcome = BenchOutcome()
     subjects: list[Subject] = []
-    usable = _usable(runtimes, providers, outcome)
+    usable = _usable(options, outcome)
     for target in targets:
         tell("read")
         try:
-            subjects.append(subject(target, shapes))
+            subjects.append(subject(target, options.shapes))
         except CnnexportError as error:
             outcome.fail(error, target)
     if not subjects or not usable:
         return outcome
-    options = {k: v for k, v in (cuda_options or {}).items()}
-    if options and "cuda" not in providers:
-        raise UsageError("--cuda-option needs --provider cuda")
-    known: dict[str, Any] = {
-        "providers": providers, "runtimes": runtimes, "batches": batches, "threads": threads,
-        "concurrency": concurrency, "cuda_options": options or None, "allow_partial": allow_partial}
-    if scenario in LOAD_SCENARIOS:
-        from cnnexport.bench import loadgen
-
-        loadgen.require()
-        if scenario == "multi-stream" and batches is None and all(s.dynamic_batch for s in subjects):
-            known["batches"] = (8,)  # MLPerf's samples a query
-        made = plan.rows(subjects, **{**known, "concurrency": None}, scenario="latency")
-        rows = loadgen.rows(made, scenario, latency_bound, (concurrency or (1,))[0])
-    elif tune:
-        rows, goal = _tuning(subjects, known, goal)
-    else:
-        rows = plan.rows(subjects, **known, scenario=scenario)
-    rows = [row for row in rows if (row.runtime, row.provider) in usable]
-    found = suite.run(rows, goal, save=save, tell=tell)
+    goal = tuning.goal(options.goal) if options.tune else options.goal
+    rows = [row for row in _rows(subjects, options) if (row.runtime, row.provider) in usable]
+    found = suite.run(rows, goal, options, save=save, tell=tell)
     outcome.document, outcome.interrupted = found.document, found.interrupted
     for name, failure in found.failures:
         outcome.fail(failure, name)
-    _describe(outcome, tuned=tune)
+    _describe(outcome, tuned=options.tune)
     return outcome
 
 
-def _tuning(subjects: Sequence[Subject], known: dict[str, Any], goal: Goal) -> tuple[list[plan.Row], Goal]:
-    return tuning.rows(subjects, known), tuning.goal(goal)
+def _rows(subjects: Sequence[Subject], options: BenchOptions) -> list[plan.Row]:
+    if options.tune:
+        return tuning.rows(subjects, options)
+    if options.scenario not in LOAD_SCENARIOS:
+        return plan.rows(subjects, options)
+    from cnnexport.bench import loadgen
+
+    loadgen.require()
+    # MLPerf's samples a query.
+    several = options.scenario == "multi-stream" and not options.batches and all(s.dynamic_batch for s in subjects)
+    made = plan.rows(subjects, options, scenario=LATENCY, concurrency=None,
+                     batches=(8,) if several else options.batches)
+    return loadgen.rows(made, options.scenario, options.latency_bound, (options.concurrency or (1,))[0])
 
 
-def _usable(runtimes: Sequence[str], providers: Sequence[str], outcome: BenchOutcome) -> set[tuple[str, str]]:
+def _usable(options: BenchOptions, outcome: BenchOutcome) -> set[tuple[str, str]]:
     """The runtimes, each with a provider, that make a session here; for the others, why not."""
     usable = set()
-    for runtime, provider in registry.chosen(runtimes, providers):
+    for runtime, provider in registry.chosen(options.runtimes, options.providers):
         try:
             runtime.probe(provider)
             usable.add((runtime.name, provider))

@@ -17,7 +17,8 @@ import numpy as np
 from cnnexport import runtimes as registry
 from cnnexport.bench import machine, placement
 from cnnexport.bench.forks import Fork, Interrupted, Stalled, Stop
-from cnnexport.bench.plan import SESSION, THROUGHPUT, Goal, Row
+from cnnexport.bench.options import THROUGHPUT, Goal
+from cnnexport.bench.plan import SESSION, Row
 from cnnexport.bundle.vectors import FOLDER
 from cnnexport.errors import InputError
 from cnnexport.results import statistics

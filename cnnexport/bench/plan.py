@@ -1,45 +1,21 @@
-"""What is to be measured: rows, and when a row is done. Plain values, checked before anything runs."""
+"""What is to be measured: rows. Plain values, checked before anything runs."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cnnexport import runtimes as registry
 from cnnexport.bench import machine
+from cnnexport.bench.options import BOTH, LATENCY, THROUGHPUT, BenchOptions
 from cnnexport.bench.subjects import Subject
-from cnnexport.errors import UsageError
 
-LATENCY, THROUGHPUT = "latency", "throughput"
 SESSION = "cnnexport.bench.session:Session"
 """What runs a file in a runtime, as the worker opens it."""
 CUDA_SHORT = {"tf32": "use_tf32", "nhwc": "prefer_nhwc", "conv_algo_search": "cudnn_conv_algo_search",
               "cuda_graph": "enable_cuda_graph"}
-_MOST_THREADS = 1024
-
-
-@dataclass(frozen=True)
-class Goal:
-    """When a row is done: at ``precision`` (relative half-width of the 95 % interval), or after ``max_time`` seconds.
-
-    ``sessions`` is the least number of sessions, each a fresh process; ``min_time`` seconds are timed in all.
-    """
-
-    min_time: float = 1.0
-    max_time: float = 30.0
-    precision: float = 0.02
-    sessions: int = 5
-
-    def __post_init__(self) -> None:
-        if not 0 < self.min_time < float("inf") or not 0 < self.max_time < float("inf"):
-            raise UsageError("--min-time and --max-time are seconds above 0")
-        if self.min_time > self.max_time:
-            raise UsageError(f"--min-time {self.min_time:g} is above --max-time {self.max_time:g}; lower it, or raise "
-                             "the other")
-        if not 0 < self.precision < 1:
-            raise UsageError("--precision-goal is a share between 0 and 100 %, such as 2%")
 
 
 @dataclass(frozen=True)
@@ -89,45 +65,32 @@ def default_threads() -> int:
     return cores if allowed is None else max(1, min(cores, round(allowed)))
 
 
-def rows(
-    subjects: Sequence[Subject],
-    *,
-    providers: Sequence[str] = ("cpu",),
-    runtimes: Sequence[str] = (registry.DEFAULT,),
-    batches: tuple[int, ...] | None = None,
-    threads: Sequence[int] | None = None,
-    scenario: str = LATENCY,
-    concurrency: Sequence[int] | None = None,
-    cuda_options: Mapping[str, Sequence[str]] | None = None,
-    allow_partial: bool = False,
-) -> list[Row]:
-    """Every combination asked for; a runtime that has none of ``providers`` runs on its default.
+def rows(subjects: Sequence[Subject], options: BenchOptions | None = None, **asked: Any) -> list[Row]:
+    """Every combination asked for; ``asked`` are fields of ``BenchOptions`` in place of those of ``options``.
 
     Rows of one network and setting follow each other, runtime by runtime: a host drifts, and they are to be compared.
     Raises UsageError for a bad value, a runtime that is not there, or a batch that a file cannot run at.
     """
+    options = replace(options or BenchOptions(), **asked)
     places: dict[str, list[str]] = {}
-    for runtime, provider in registry.chosen(runtimes, providers):
+    for runtime, provider in registry.chosen(options.runtimes, options.providers):
         places.setdefault(provider, []).append(runtime.name)
-    if any(t < 1 or t > _MOST_THREADS for t in threads or ()):
-        raise UsageError(f"--threads is between 1 and {_MOST_THREADS}")
-    if cuda_options and "cuda" not in providers:
-        raise UsageError("--cuda-option needs --provider cuda")
-    settings = [tuple(zip(map(_cuda_key, cuda_options or {}), values))
-                for values in itertools.product(*(cuda_options or {}).values())]
-    labels = _labels(subjects)
+    settings = [tuple(zip(map(_cuda_key, options.cuda_options), values))
+                for values in itertools.product(*options.cuda_options.values())]
+    labels = labels_of(subjects)
     made = []
-    kinds = (LATENCY, THROUGHPUT) if scenario == "both" else (scenario,)
+    kinds = (LATENCY, THROUGHPUT) if options.scenario == BOTH else (options.scenario,)
     for (subject, label), kind, provider in itertools.product(zip(subjects, labels), kinds, places):
-        sweep = subject.batches(batches, (1,) if kind == LATENCY else (1, 8, 32))
-        streams = (1,) if kind == LATENCY else tuple(dict.fromkeys(concurrency or (1, 2)))
+        sweep = subject.batches(options.batches, (1,) if kind == LATENCY else (1, 8, 32))
+        counts = dict.fromkeys(options.threads or (default_threads(),))
+        streams = (1,) if kind == LATENCY else tuple(dict.fromkeys(options.concurrency or (1, 2)))
         for batch, count, stream, name in itertools.product(
-                dict.fromkeys(sweep), dict.fromkeys(threads or (default_threads(),)), streams, places[provider]):
-            for options in settings if (name, provider) == ("ort", "cuda") else [()]:
-                if stream > 1 and dict(options).get("enable_cuda_graph") in ("1", "true"):
+                dict.fromkeys(sweep), counts, streams, places[provider]):
+            for setting in settings if (name, provider) == ("ort", "cuda") else [()]:
+                if stream > 1 and dict(setting).get("enable_cuda_graph") in ("1", "true"):
                     continue  # a captured graph has one set of buffers
-                made.append(Row(subject, kind, provider, batch, count, stream, options, allow_partial, runtime=name,
-                                contender=registry.saved_as(name), label=label))
+                made.append(Row(subject, kind, provider, batch, count, stream, setting, options.allow_partial,
+                                runtime=name, contender=registry.saved_as(name), label=label))
     return made
 
 
@@ -135,7 +98,7 @@ def _cuda_key(key: str) -> str:
     return CUDA_SHORT.get(key, key)
 
 
-def _labels(subjects: Sequence[Subject]) -> list[str]:
+def labels_of(subjects: Sequence[Subject]) -> list[str]:
     """A name for each subject, its path or a number besides where two are called the same."""
     names = [s.name for s in subjects]
     made: list[str] = []

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cnnexport import bundle, files, onnx_file
+from cnnexport import files, onnx_file
+from cnnexport.bundle import Bundle, located
 from cnnexport.errors import BundleError, InputError, UsageError
 
 UNVERIFIED = "unverified"
@@ -115,37 +116,27 @@ def subject(target: str, shapes: Mapping[str, tuple[int, ...]] | None = None) ->
     Raises:
         InputError: a file that cannot be read, or inputs that nothing can fill.
         UsageError: a shape that contradicts the file.
-        BundleError: a bundle incomplete or altered, or whose gate did not pass.
+        BundleError: a bundle incomplete or altered.
+        ParityError: a bundle whose gate did not pass.
     """
     path = Path(target)
-    manifest: dict[str, Any] = {}
-    parity: dict[str, Any] | None = None
-    file = path
-    if files.is_folder(path):
-        if not bundle.is_bundle(path):
-            raise InputError(f"{path} is a folder without {bundle.MANIFEST}; give a bundle or an ONNX file")
-        opened = bundle.opened(path)
-        manifest, parity = opened.manifest, opened.parity
-        if not parity["passed"]:
-            raise BundleError(f"{path} did not pass its parity gate, so nothing of it is timed; convert it again")
-        file = path / "model.onnx"
+    file, found = located(path)
     model, size, digest = onnx_file.load_model(file)
     external = onnx_file.external_files(model, file)
     weights = sum(onnx_file.tensor_bytes(t) for t in onnx_file.initializers(model.graph))
     slim = onnx_file.without_weights(model, in_place=True)
-    inputs = _inputs(model, str(target), shapes or {}, manifest)
+    inputs = _inputs(model, str(target), shapes or {}, found)
     dynamic = any(i.batched and i.shape[0] is None for i in inputs)
     firsts = {i.shape[0] for i in inputs if i.batched}
     fixed = next(iter(firsts)) if len(firsts) == 1 and not dynamic else None
     del size
     stem = path.stem if path.stem != "model" else path.absolute().parent.name
-    name = str(manifest.get("name") or stem or path.stem)
-    untrained = manifest.get("untrained")
+    name = (found.about.name if found else "") or stem or path.stem
     return Subject(
         name=name, path=str(target), file=str(file.absolute()), sha256=digest,
         external={e.location: e.sha256 for e in external}, inputs=inputs, fixed_batch=fixed, dynamic_batch=dynamic,
-        parity=None if parity is None else _record(parity),
-        untrained=untrained if isinstance(untrained, bool) else None,
+        parity=None if found is None else _record(found.parity),
+        untrained=None if found is None else found.about.untrained,
         weight_bytes=weights, skeleton=slim.SerializeToString())
 
 
@@ -156,7 +147,7 @@ def _record(parity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _inputs(
-    model: Any, target: str, shapes: Mapping[str, tuple[int, ...]], manifest: Mapping[str, Any]
+    model: Any, target: str, shapes: Mapping[str, tuple[int, ...]], found: Bundle | None
 ) -> tuple[Input, ...]:
     stored = {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
     values = [v for v in model.graph.input if v.name not in stored]
@@ -166,7 +157,7 @@ def _inputs(
     if unknown:
         raise UsageError(f"{target} has no input '{sorted(unknown)[0]}' for --shape; its inputs are "
                          f"{', '.join(v.name for v in values) or 'none'}")
-    ranges = {t["name"]: t.get("value_range") for t in manifest.get("inputs", ()) if isinstance(t, dict)}
+    ranges = {t.name: t.value_range for t in found.about.inputs} if found else {}
     symbols = {d.dim_param for v in values for d in v.type.tensor_type.shape.dim[:1] if d.dim_param}
     made = []
     for value in values:
@@ -195,7 +186,7 @@ def _inputs(
         if math.prod(d or 1 for d in filled) > _LARGEST_INPUT:
             raise InputError(f"{target}: input '{name}' of {filled} is too large to fill; give --shape {name}=...")
         span = ranges.get(name)
-        made.append(Input(name, info.dtype, tuple(filled), tuple(span) if span else None, batched, tuple(assumed)))
+        made.append(Input(name, info.dtype, tuple(filled), span or None, batched, tuple(assumed)))
     return tuple(made)
 
 

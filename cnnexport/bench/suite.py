@@ -19,7 +19,8 @@ from typing import Any
 from cnnexport import files, supervision
 from cnnexport.bench import machine, measure
 from cnnexport.bench.forks import Fork, Interrupted, Stop
-from cnnexport.bench.plan import LATENCY, THROUGHPUT, Goal, Row
+from cnnexport.bench.options import LATENCY, THROUGHPUT, BenchOptions, Goal
+from cnnexport.bench.plan import Row
 from cnnexport.bench.replay import MEASURING
 from cnnexport.errors import CnnexportError
 
@@ -54,12 +55,13 @@ class SuiteOutcome:
 def run(
     rows: Sequence[Row],
     goal: Goal,
+    options: BenchOptions | None = None,
     *,
     save: Path | None = None,
     tell: Callable[[str], None] = lambda text: None,
     limits: bool = True,
 ) -> SuiteOutcome:
-    """Measure ``rows`` and return what came of it; ``save`` is written whole after each row.
+    """Measure ``rows`` and return what came of it; ``save`` is written whole after each row, with the ``options``.
 
     A row that fails does not stop the others. SIGINT or SIGTERM ends the row under way, keeps what it has, and
     leaves the rest.
@@ -73,7 +75,7 @@ def run(
         files.check_writable(save)
     outcome = SuiteOutcome()
     stop = Stop()
-    plugin = _Plugin(rows, goal, outcome, save, tell, stop, limits)
+    plugin = _Plugin(rows, goal, options, outcome, save, tell, stop, limits)
     printed = io.StringIO()
     try:
         with (tempfile.TemporaryDirectory(prefix="cnnexport-") as storage, _own_surroundings(), _signals(stop),
@@ -98,8 +100,9 @@ def run(
 class _Plugin:
     """What pytest is told: the rows, how to measure one, and where the document goes."""
 
-    def __init__(self, rows: Sequence[Row], goal: Goal, outcome: SuiteOutcome, save: Path | None,
-                 tell: Callable[[str], None], stop: Stop, limits: bool) -> None:
+    def __init__(self, rows: Sequence[Row], goal: Goal, options: BenchOptions | None, outcome: SuiteOutcome,
+                 save: Path | None, tell: Callable[[str], None], stop: Stop, limits: bool) -> None:
+        self.options = options.to_dict() if options else None
         self.rows = {f"{_kind(row)} {_id(row)}": row for row in rows}
         self.goal, self.outcome, self.save, self.tell, self.stop = goal, outcome, save, tell, stop
         self.error: BaseException | None = None
@@ -179,7 +182,7 @@ class _Plugin:
             commit_info=self._commit)
         self.outcome.pending = [key for key in self.rows if key not in self._done]
         document["cnnexport"] = {
-            "schema": measure.SCHEMA,
+            "schema": measure.SCHEMA, "options": self.options,
             "incomplete": bool(self.outcome.pending) or any(
                 b["extra_info"]["incomplete"] for b in document["benchmarks"]),
             "not_measured": self.outcome.pending,

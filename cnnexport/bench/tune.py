@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from cnnexport.bench import plan
-from cnnexport.bench.plan import THROUGHPUT, Goal, Row
+from cnnexport.bench.options import THROUGHPUT, BenchOptions, Goal
+from cnnexport.bench.plan import Row
 from cnnexport.bench.subjects import Subject
 from cnnexport.results.rows import SavedRow
 from cnnexport.results.tables import seconds
@@ -16,22 +16,21 @@ from cnnexport.runtimes import DEFAULT, saved_as
 _BATCHES = (1, 2, 4, 8, 16, 32)
 
 
-def rows(subjects: Sequence[Subject], known: dict[str, Any]) -> list[Row]:
+def rows(subjects: Sequence[Subject], options: BenchOptions) -> list[Row]:
     """Every setting of threads x concurrency x batch that the search tries, as far as none was given.
 
     Threads are powers of two up to the cores, streams up to twice the cores that they leave.
     """
     cores = plan.default_threads()
-    threads = known["threads"] or sorted({*(2**i for i in range(cores.bit_length()) if 2**i <= cores), cores})
+    threads = options.threads or sorted({*(2**i for i in range(cores.bit_length()) if 2**i <= cores), cores})
     made = []
     for count in threads:
         fit = max(2 * cores // count, 1)
-        streams = known["concurrency"] or [s for s in (1, 2, 4, 8, 16, 32, 64) if s <= fit]
+        streams = options.concurrency or tuple(s for s in (1, 2, 4, 8, 16, 32, 64) if s <= fit)
         for subject in subjects:
-            batches = known["batches"] or (_BATCHES if subject.dynamic_batch else None)
-            made += plan.rows([subject], **{**known, "batches": batches, "threads": (count,), "concurrency": streams},
-                              scenario=THROUGHPUT)
-    labels = dict(zip((s.path for s in subjects), plan._labels(subjects)))
+            batches = options.batches or (_BATCHES if subject.dynamic_batch else None)
+            made += plan.rows([subject], options, batches=batches, threads=(count,), concurrency=streams)
+    labels = dict(zip((s.path for s in subjects), plan.labels_of(subjects)))
     return [replace(row, label=labels[row.subject.path]) for row in made]
 
 

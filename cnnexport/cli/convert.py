@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from cnnexport.cli.types import BATCH, SHAPE
 from cnnexport.console import Progress, say, say_json, warn
 from cnnexport.errors import ParityError
 from cnnexport.interrupts import Interrupted
+
+if TYPE_CHECKING:
+    from cnnexport.bundle import Bundle
 
 
 @command()
@@ -73,6 +76,7 @@ def convert(
     with Keras.
     """
     from cnnexport import pipeline
+    from cnnexport.options import ConvertOptions
 
     if target is None and not every:
         raise click.UsageError("Missing argument 'TARGET'.")
@@ -81,12 +85,11 @@ def convert(
     if every and any(own.values()):
         raise click.UsageError(f"--all converts the registered architectures; leave out "
                                f"{' and '.join(name for name, given in own.items() if given)}")
-    options: dict[str, Any] = {
-        "weights": weights, "seed": seed, "input_shape": input_shape, "classes": classes, "include_top": not no_top,
-        "pooling": pooling, "groups": not no_groups, "logits": logits, "layout": layout,
-        "batch": None if isinstance(batch, str) else batch,
-        "opset": opset, "force": force}
-    outcomes: list[pipeline.Outcome] = []
+    options = ConvertOptions(
+        weights=weights, seed=seed, input_shape=input_shape, classes=classes, include_top=not no_top, pooling=pooling,
+        groups=not no_groups, logits=logits, layout=layout, batch=None if isinstance(batch, str) else batch,
+        opset=opset)
+    outcomes: list[pipeline.Conversion] = []
     refused: ParityError | None = None
     if every:
         warn_of_plugins()
@@ -98,10 +101,10 @@ def convert(
 
                 objects = import_custom_objects(custom_objects)
             if every:
-                outcomes.extend(pipeline.convert_all(output=output, progress=steps, **options))
+                outcomes.extend(pipeline.convert_all(options, output=output, force=force, progress=steps))
             else:
-                made = pipeline.convert(target, output=output, unsafe_load=unsafe_load, custom_objects=objects,
-                                        progress=steps, **options)
+                made = pipeline.convert(target, options, output=output, unsafe_load=unsafe_load, force=force,
+                                        custom_objects=objects, progress=steps)
         except ParityError as error:
             refused = error
         except Interrupted:
@@ -133,22 +136,18 @@ def _report_all(outcomes: Sequence[Any], *, as_json: bool, quiet: bool) -> None:
     sys.exit(max((outcome.exit_code for outcome in outcomes), default=0))
 
 
-def _summary(made: Any) -> str:
+def _summary(made: Bundle) -> str:
     """What a user wants to know about a new bundle, in a few lines."""
-    manifest, parity = made.manifest, made.parity
-    model = manifest["files"]["model.onnx"]
-    size = sum(f["bytes"] for n, f in manifest["files"].items() if n.startswith("model.onnx"))
-    lines = [f"{made.path}", f"  weights  {manifest['provenance']['statement']}",
-             f"  model    model.onnx, {size / 1e6:.1f} MB, opset {manifest['opset']}, "
-             f"{manifest['parameters']:,} parameters, sha256 {model['sha256'][:12]}"]
+    about, proof = made.about, made.proof
+    lines = [f"{made.path}", f"  weights  {about.provenance.statement}",
+             f"  model    {made.file.name}, {about.model_bytes / 1e6:.1f} MB, opset {about.opset}, "
+             f"{about.parameters:,} parameters, sha256 {made.sha256[:12]}"]
     for kind in ("inputs", "outputs"):
-        for tensor in manifest[kind]:
-            shape = " x ".join("?" if d is None else str(d) for d in tensor["shape"])
-            line = f"  {kind[:-1]:<8} {tensor['name']}: {tensor['dtype']} {shape} {tensor['layout'] or ''}"
-            lines.append(line.rstrip())
-    lines.append(f"  parity   passed: worst error {parity['worst_error']:.1e} standard deviations "
-                 f"({parity['tolerance']['max_error']:.0e} allowed) over batches "
-                 f"{', '.join(map(str, parity['batches']))}")
+        for tensor in getattr(about, kind):
+            shape = " x ".join("?" if d is None else str(d) for d in tensor.shape)
+            lines.append(f"  {kind[:-1]:<8} {tensor.name}: {tensor.dtype} {shape} {tensor.layout or ''}".rstrip())
+    lines.append(f"  parity   passed: worst error {proof.worst_error or 0:.1e} standard deviations "
+                 f"({proof.tolerance.max_error:.0e} allowed) over batches {', '.join(map(str, proof.batches))}")
     took = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in made.seconds.items())
     lines.append(f"  took     {took}")
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from cnnexport.cli.app import command, json_option
+from cnnexport.cli.types import RUNTIME
 from cnnexport.console import Counting, quiet_libraries, say, say_json, warn
 from cnnexport.errors import InputError
 
@@ -15,14 +16,18 @@ from cnnexport.errors import InputError
 @command()
 @click.argument("path", type=click.Path(path_type=Path), metavar="BUNDLE")
 @click.argument("images", type=click.Path(path_type=Path), metavar="IMAGE...", nargs=-1, required=True)
+@click.option("--runtime", type=RUNTIME, default="ort", show_default=True, help="What runs the bundle.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes shown of each image.")
 @click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @json_option
-def predict(path: Path, images: tuple[Path, ...], top: int, provider: str, as_json: bool) -> None:
+def predict(
+    path: Path, images: tuple[Path, ...], top: int, runtime: str, provider: str, as_json: bool
+) -> None:
     """Classify image files with a bundle, preprocessed as its manifest says. Needs no TensorFlow."""
     from cnnexport import evaluation
+    from cnnexport.classifier import predict as classify
 
-    answers, manifest = evaluation.predict(path, images, top=top, provider=provider)
+    answers, manifest = classify(path, images, top=top, runtime=runtime, provider=provider)
     if manifest["untrained"]:
         warn(f"warning: {manifest['provenance']['statement']}")
     if as_json:
@@ -43,23 +48,26 @@ def predict(path: Path, images: tuple[Path, ...], top: int, provider: str, as_js
               help="As of train: digits, mnist, fashion_mnist, cifar10, an .npz file or a folder of images.")
 @click.option("--split", type=click.Choice(["test", "train", "validation", "all"]), default="test", show_default=True,
               help="Of a source without test images, test is every fifth image of each class: training leaves it out.")
+@click.option("--runtime", type=RUNTIME, default="ort", show_default=True, help="What runs the bundle.")
 @click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="Intra-op threads.  [default: ONNX Runtime's choice]")
+@click.option("--threads", type=click.IntRange(min=1), help="Intra-op threads.  [default: the runtime's choice]")
 @json_option
 @click.option("--quiet", is_flag=True, help="No progress.")
 def evaluate(
-    path: Path, data: str, split: str, provider: str, batch_size: int, threads: int | None, as_json: bool, quiet: bool
+    path: Path, data: str, split: str, runtime: str, provider: str, batch_size: int, threads: int | None,
+    as_json: bool, quiet: bool,
 ) -> None:
-    """Measure the accuracy of a bundle on labelled images, through ONNX Runtime.
+    """Measure the accuracy of a bundle on labelled images, in a runtime.
 
     Only mnist, fashion_mnist and cifar10 import TensorFlow, for Keras' loaders.
     """
     from cnnexport import evaluation
 
     with quiet_libraries() as stream:
-        found = evaluation.evaluate(path, data, split=split, provider=provider, batch=batch_size, threads=threads,
-                                    say=Counting(stream, "evaluate", quiet=quiet))
+        found = evaluation.evaluate(
+            path, data, split=split, runtime=runtime, provider=provider, batch=batch_size, threads=threads,
+            say=Counting(stream, "evaluate", quiet=quiet))
     if found["untrained"]:
         warn(f"warning: {found['statement']}")
     if as_json:

@@ -35,10 +35,10 @@ def show(name: str, no_groups: bool, as_json: bool) -> None:
     """Show the layer table of the architecture NAME as its paper prints it, its source and what differs."""
     from cnnexport import architectures
     from cnnexport.architectures import show as shows
+    from cnnexport.options import ConvertOptions
 
     spec = architectures.get(name)
-    architectures.check_options(
-        spec, weights="random", include_top=True, input_shape=None, pooling=None, classes=None, groups=not no_groups)
+    architectures.check_options(spec, ConvertOptions(groups=not no_groups))
     if spec.table is not None:
         rows = spec.table(not no_groups)
     else:

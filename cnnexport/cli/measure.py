@@ -60,7 +60,7 @@ def bench(
     precision_goal: float,
     latency_bound: float,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
-    cuda_options: tuple[tuple[str, list[str]], ...],
+    cuda_options: tuple[tuple[str, tuple[str, ...]], ...],
     allow_partial: bool,
     save: Path | None,
     as_json: bool,
@@ -71,14 +71,15 @@ def bench(
     A bundle is timed only if its gate passed and no file has changed; a bare ONNX file is marked unverified.
     """
     from cnnexport import bench as benching
+    from cnnexport.bench.options import BenchOptions
     from cnnexport.runtimes import problems
 
     with progress(Progress, quiet=quiet) as steps:
-        outcome = benching.bench(
-            targets, providers=providers, runtimes=runtimes, batches=batch, threads=threads, scenario=scenario,
+        outcome = benching.bench(targets, BenchOptions(
+            providers=providers, runtimes=runtimes, batches=batch, threads=threads, scenario=scenario,
             concurrency=concurrency, tune=tune, min_time=min_time, max_time=max_time, precision=precision_goal,
             latency_bound=latency_bound, shapes=dict(shapes), cuda_options=dict(cuda_options),
-            allow_partial=allow_partial, save=save, tell=steps)
+            allow_partial=allow_partial), save=save, tell=steps)
         steps.finish()
     if as_json:
         say_json(outcome.to_dict())

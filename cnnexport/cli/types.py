@@ -119,13 +119,13 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, list[str]]:
+    ) -> tuple[str, tuple[str, ...]]:
         if isinstance(value, tuple):
             return value  # given as a default
         key, _, values = value.partition("=")
         if not key or not values or not all(values.split(",")):
             self.fail(f"'{value}' is not KEY=VALUE or KEY=VALUE,VALUE", param, ctx)
-        return key, values.split(",")
+        return key, tuple(values.split(","))
 
 
 class Runtime(click.ParamType):  # type: ignore[type-arg]

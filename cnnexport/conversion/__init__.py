@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from cnnexport.conversion.inputs import input_ports
 from cnnexport.conversion.ports import Port
-from cnnexport.errors import UsageError
+from cnnexport.options import DEFAULT_OPSET, check_opset
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 __all__ = ["DEFAULT_OPSET", "Converted", "Port", "convert_model", "input_ports"]
-
-DEFAULT_OPSET = 18
 
 ROLES = {
     "Conv:1": "kernel", "Conv:2": "bias", "ConvTranspose:1": "kernel", "ConvTranspose:2": "bias",
@@ -60,17 +58,13 @@ def convert_model(
     """
     import time
 
-    import onnx
-
     from cnnexport.conversion.binding import bind, finish, name_ports
     from cnnexport.conversion.passes import fold
     from cnnexport.conversion.passes.names import NameAfterLayers
     from cnnexport.conversion.trace import trace
-    from cnnexport.conversion.translate import MIN_OPSET, layer_of, translate
+    from cnnexport.conversion.translate import layer_of, translate
 
-    newest = onnx.defs.onnx_opset_version()
-    if not MIN_OPSET <= opset <= newest:
-        raise UsageError(f"opset {opset} cannot be written: choose one from {MIN_OPSET} to {newest}")
+    check_opset(opset)
     seconds: dict[str, float] = {}
 
     def timed(step: str, start: float) -> float:

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 MAX_TRANSLATED_OPSET = 18
 """The highest opset that tf2onnx writes; above it ONNX's version converter takes over."""
 
-MIN_OPSET = 13
-"""The lowest opset that the passes write (axes of Squeeze and ReduceSum are inputs from here on)."""
-
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:

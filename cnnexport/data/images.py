@@ -5,6 +5,7 @@ Pillow decodes everywhere, also while training: TensorFlow's JPEG decoder gives 
 
 from __future__ import annotations
 
+import io
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,22 +66,31 @@ def preparation(facts: dict[str, Any], height: int, width: int) -> Preparation:
     return Preparation(height, width, 1 if recipe.color_order == "grey" else 3, recipe)
 
 
-def decode(path: Path) -> NDArray[np.uint8]:
-    """The pixels of an image file: uint8 (height, width) if grey, else (height, width, 3) in RGB; the first frame.
+def decode(path: Path | bytes) -> NDArray[np.uint8]:
+    """The pixels of an image file, or of its content: uint8 (height, width) if grey, else (height, width, 3) in RGB.
+
+    Of several frames it is the first.
 
     Its content decides what it is, never its name: one of FORMATS. Raises InputError naming a file that is missing, no
     image of these, truncated or absurdly large.
     """
-    from PIL import Image, UnidentifiedImageError
-
+    if isinstance(path, bytes):
+        return _decoded(io.BytesIO(path), len(path), "the image")
     if not files.exists(path):
         raise InputError(f"{path} does not exist or is no file; give an image")
-    if files.regular(path, "give an image").stat().st_size > _MOST_BYTES:
+    return _decoded(path, files.regular(path, "give an image").stat().st_size, str(path))
+
+
+def _decoded(file: Path | io.BytesIO, size: int, path: str) -> NDArray[np.uint8]:
+    """As ``decode``; ``path`` is what an error calls the ``file``."""
+    from PIL import Image, UnidentifiedImageError
+
+    if size > _MOST_BYTES:
         raise InputError(f"{path} is larger than any image should be (over {_MOST_BYTES >> 20} MiB); make it smaller")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 if image.mode.startswith("I;16"):
                     return (np.asarray(image) >> 8).astype(np.uint8)
                 if image.mode in ("I", "F"):
@@ -96,7 +106,7 @@ def decode(path: Path) -> NDArray[np.uint8]:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds
-        reason = " ".join(str(error).replace(str(path), "it").split())[:200] or type(error).__name__
+        reason = " ".join(str(error).replace(path, "it").split())[:200] or type(error).__name__
         raise InputError(f"{path} is no image that can be read ({reason}); remove it or save it again") from error
 
 

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cnnexport import bundle, files
+from cnnexport import files
+from cnnexport.bundle import MODEL, Bundle, is_bundle, located
 from cnnexport.errors import InputError
 from cnnexport.onnx_file.load import (
     DEFAULT_DOMAINS,
@@ -79,7 +80,7 @@ def inspect_onnx(path: str | os.PathLike[str]) -> OnnxSummary:
     short or outside its folder; BundleError where a bundle is incomplete or a file is not the manifest's.
     """
     given = Path(path)
-    model_path, manifest = _locate(given)
+    model_path, found = _locate(given)
     model, size, digest = load_model(model_path)
     external = external_files(model, model_path)
     parameters, initializer_bytes = _sizes(model)
@@ -91,7 +92,6 @@ def inspect_onnx(path: str | os.PathLike[str]) -> OnnxSummary:
     )
     stored = {tensor.name for tensor in model.graph.initializer}
     inputs = tuple(tensor_info(value) for value in model.graph.input if value.name not in stored)
-    untrained = manifest.get("untrained")
     return OnnxSummary(
         path=str(given),
         operators=dict(sorted(nodes.items(), key=lambda item: (-item[1], item[0]))),
@@ -109,8 +109,8 @@ def inspect_onnx(path: str | os.PathLike[str]) -> OnnxSummary:
         sha256=digest,
         external_data=external,
         bundle=given.is_dir(),
-        untrained=untrained if isinstance(untrained, bool) else None,
-        provenance=manifest.get("provenance"),
+        untrained=found.about.untrained if found else None,
+        provenance=found.manifest["provenance"] if found else None,
         metadata={entry.key: entry.value for entry in model.metadata_props},
     )
 
@@ -151,20 +151,14 @@ def format_summary(summary: OnnxSummary) -> str:
     return "\n".join(f"{label:<{margin}}  {value}".rstrip() for label, value in rows)
 
 
-def _locate(path: Path) -> tuple[Path, dict[str, Any]]:
-    """The ONNX file meant by ``path``, and the manifest beside it when ``path`` is a bundle folder."""
-    if not files.is_folder(path):
-        return path, {}
-    model_path = path / "model.onnx"
-    if bundle.is_bundle(path):
+def _locate(path: Path) -> tuple[Path, Bundle | None]:
+    """The ONNX file meant by ``path``, and the bundle that it is of."""
+    if not files.is_folder(path) or is_bundle(path):
         # Shown as far as it is what was written; whether it is proven is for verify to say.
-        bundle.check_sums(path)
-        manifest = bundle.read_manifest(path)
-        bundle.check_files(path, manifest, hashed=True)
-        return model_path, manifest
-    if not files.exists(model_path):
-        raise InputError(f"{path} is a folder without model.onnx; give an ONNX file or a bundle folder.")
-    return model_path, {}
+        return located(path, proven=False)
+    if not files.exists(path / MODEL):
+        raise InputError(f"{path} is a folder without {MODEL}; give an ONNX file or a bundle folder.")
+    return path / MODEL, None
 
 
 def _sizes(model: Any) -> tuple[int, int]:

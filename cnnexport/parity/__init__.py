@@ -4,33 +4,31 @@
 |---|---|
 | ``tolerances`` | how far correct runtimes may lie apart, and why |
 | ``inputs`` | what both sides are fed |
-| ``live`` | what Keras computes: outputs, logits, every layer's output (imports Keras) |
+| ``live`` | ``ask``: what Keras computes, outputs, logits, every layer's output (imports Keras) |
 | ``comparison`` | two arrays |
 | ``layers`` | which ONNX tensor holds which layer's output |
 | ``sensitivity`` | whether a changed weight would be seen (imports TensorFlow) |
-| ``gate`` | all of it: ``reference`` asks Keras, ``judge`` asks ONNX Runtime |
+| ``answers`` | what only Keras knows, as arrays |
+| ``graph`` | what is read from one ONNX graph |
+| ``exposed`` | the file as it is, with inner tensors given out |
+| ``gate`` | ``judge``: the file in a runtime against Keras' answers, by a criterion |
+| ``streaming`` | every layer against live Keras, in bounded memory |
 | ``records`` | ``parity.json`` |
 """
 
 from __future__ import annotations
 
+from cnnexport.parity.answers import Answer, KerasAnswers
 from cnnexport.parity.comparison import Comparison, compare, log_probabilities
-from cnnexport.parity.gate import (
-    GateReference,
-    LogitsTensor,
-    Verdict,
-    judge,
-    logits_tensors,
-    reference,
-    to_onnx_layout,
-    weighed,
-)
+from cnnexport.parity.gate import Criterion, Numeric, Verdict, judge, layer_map, numeric, weighed
+from cnnexport.parity.graph import GraphFacts, LogitsTensor, graph_facts, logits_tensors, to_onnx_layout
 from cnnexport.parity.inputs import OPEN_SIZE, cases, images
 from cnnexport.parity.records import record
 from cnnexport.parity.tolerances import MAX_ERROR, RMS_ERROR, ROUNDING_ULPS, Tolerance, tolerance
 
 __all__ = [
-    "MAX_ERROR", "OPEN_SIZE", "RMS_ERROR", "ROUNDING_ULPS", "Comparison", "GateReference", "LogitsTensor", "Tolerance",
-    "Verdict", "cases", "compare", "images", "judge", "log_probabilities", "logits_tensors", "record", "reference",
-    "to_onnx_layout", "tolerance", "weighed",
+    "MAX_ERROR", "OPEN_SIZE", "RMS_ERROR", "ROUNDING_ULPS", "Answer", "Comparison", "Criterion", "GraphFacts",
+    "KerasAnswers", "LogitsTensor", "Numeric", "Tolerance", "Verdict", "cases", "compare", "graph_facts",
+    "images", "judge", "layer_map", "log_probabilities", "logits_tensors", "numeric", "record", "to_onnx_layout",
+    "tolerance", "weighed",
 ]

@@ -78,6 +78,20 @@ class LayerComparison:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Sensitivity:
+    """What a change of one percent of ``layer``'s weights does to the outputs.
+
+    ``effect`` is in standard deviations of the outputs (root mean square), None where no gradient exists.
+    ``seen`` tells that it is above the tolerance; ``covered`` that the layer's own output is compared.
+    """
+
+    layer: str
+    effect: float | None
+    seen: bool
+    covered: bool
+
+
 def layer_tensors(calls: Mapping[str, Call], nodes: Iterable[tuple[str, str, Sequence[str]]]) -> list[LayerTensor]:
     """The map for ``calls`` (in the order of the run); ``nodes`` are (name, operator, outputs) in order."""
     last: dict[str, str] = {}

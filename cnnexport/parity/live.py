@@ -1,4 +1,7 @@
-"""What Keras computes: outputs, what is behind their activations, and every layer's output on the way."""
+"""What Keras computes: outputs, what is behind their activations, and every layer's output on the way.
+
+``ask`` is all of it, as arrays that outlive the model.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,79 @@ from typing import Any
 
 import numpy as np
 
+from cnnexport.conversion.ports import Port
+from cnnexport.parity.answers import Answer, KerasAnswers
 from cnnexport.parity.comparison import Array
+from cnnexport.parity.inputs import cases
 from cnnexport.parity.layers import Call
+from cnnexport.parity.precision import Precision, lowest
+
+LAYER_BYTES = 1 << 30
+"""Layer outputs kept for one comparison at conversion; what is above waits for ``verify --layers``."""
+
+
+def ask(
+    model: Any,
+    inputs: Sequence[Port],
+    *,
+    seed: int = 0,
+    value_range: tuple[float, float] | None = None,
+    batch: int | None = None,
+    macs: int | None = None,
+    kept_heads: Sequence[Any] | None = None,
+    layers: bool = True,
+    keep_layers: bool = True,
+) -> KerasAnswers:
+    """Run a Keras model on every case; ``inputs`` are those of the file, in the order of the model's.
+
+    ``kept_heads`` are the final activations that the conversion kept (all by default). With ``layers``, every
+    layer's output on the first case is kept too (unless ``keep_layers`` is False, for ``stream_layers``), and the
+    effect of each layer's weights on the outputs measured.
+    """
+    from cnnexport import heads
+    from cnnexport.parity import sensitivity
+
+    found = heads.heads(model) if kept_heads is None else list(kept_heads)
+    made: list[Answer] = []
+    calls: dict[str, Call] = {}
+    for index, case in enumerate(cases(inputs, seed=seed, value_range=value_range, batch=batch, macs=macs)):
+        if index == 0:
+            ran = run(model, found, case.inputs, layers=layers, limit=LAYER_BYTES if keep_layers else 0)
+            calls = ran.calls
+            answer = traced(model, found, case.inputs, fixed=batch is not None)
+        else:
+            ran = answer(case.inputs)
+        made.append(Answer(case, ran.outputs, ran.logits))
+    effects = sensitivity.effects(model, found, made[0].case.inputs, seed=seed) if layers else {}
+    return KerasAnswers(made, tuple(None if h is None else h.activation for h in found), calls, effects, asked(model))
+
+
+def asked(model: Any) -> Precision:
+    """The precision that a Keras model was asked to compute in: the lowest of its layers' dtype policies.
+
+    A SavedModel has no policies; the types in its own graph tell.
+    """
+    compute, stored = [], []
+    for layer in model._flatten_layers():
+        compute.append(str(getattr(layer, "compute_dtype", None) or "float32"))
+        stored += [str(v.dtype) for v in layer.variables]
+        if (loaded := getattr(getattr(layer, "function", None), "keep", None)) is not None:
+            compute += _types_of_savedmodel(loaded)
+    computed = lowest(compute)
+    return Precision(computed, lowest([computed, *stored]))
+
+
+def _types_of_savedmodel(loaded: Any) -> list[str]:
+    """The types of half precision among the nodes of a loaded SavedModel's signatures and the functions they call."""
+    import tensorflow as tf
+
+    kinds = {tf.float16.as_datatype_enum: "float16", tf.bfloat16.as_datatype_enum: "bfloat16"}
+    found: set[str] = set()
+    for signature in loaded.signatures.values():
+        graph = signature.graph.as_graph_def()
+        for nodes in (graph.node, *(function.node_def for function in graph.library.function)):
+            found |= {kinds[value.type] for node in nodes for value in node.attr.values() if value.type in kinds}
+    return sorted(found)
 
 
 @dataclass

@@ -5,7 +5,7 @@ A tolerance that followed from the file would be as loose as the file is coarse:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,38 +23,11 @@ class Precision:
     stored: str = "float32"
 
 
-def asked(model: Any) -> Precision:
-    """The precision that a Keras model was asked to compute in: the lowest of its layers' dtype policies.
-
-    A SavedModel has no policies; the types in its own graph tell.
-    """
-    compute, stored = [], []
-    for layer in model._flatten_layers():
-        compute.append(str(getattr(layer, "compute_dtype", None) or "float32"))
-        stored += [str(v.dtype) for v in layer.variables]
-        if (loaded := getattr(getattr(layer, "function", None), "keep", None)) is not None:
-            compute += _types_of_savedmodel(loaded)
-    lowest = _lowest(compute)
-    return Precision(lowest, _lowest([lowest, *stored]))
-
-
-def _lowest(names: list[str]) -> str:
+def lowest(names: Sequence[str]) -> str:
+    """The coarsest of some dtypes; float64 only where all are."""
     known = [name for name in names if name in _RANKS]
     worst = max(known, key=_RANKS.__getitem__, default="float32")
     return worst if _RANKS[worst] else ("float64" if known and set(known) == {"float64"} else "float32")
-
-
-def _types_of_savedmodel(loaded: Any) -> list[str]:
-    """The types of half precision among the nodes of a loaded SavedModel's signatures and the functions they call."""
-    import tensorflow as tf
-
-    kinds = {tf.float16.as_datatype_enum: "float16", tf.bfloat16.as_datatype_enum: "bfloat16"}
-    found: set[str] = set()
-    for signature in loaded.signatures.values():
-        graph = signature.graph.as_graph_def()
-        for nodes in (graph.node, *(function.node_def for function in graph.library.function)):
-            found |= {kinds[value.type] for node in nodes for value in node.attr.values() if value.type in kinds}
-    return sorted(found)
 
 
 def lower_in_file(path: Path, precision: Precision) -> str | None:

@@ -2,70 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from cnnexport.parity.comparison import Comparison
+from cnnexport.bundle.records import Parity, SensitivityFacts, ToleranceFacts
+from cnnexport.parity.gate import Verdict
 from cnnexport.parity.inputs import BUDGET
 from cnnexport.parity.tolerances import PERTURBATION, Tolerance, tolerance
 
-SCHEMA_VERSION = 2
+_REASON = ("rounding grows with eps * sqrt(terms), the dot products' lengths summed over the network; see "
+           "cnnexport.parity.tolerances")
 
 
 def record(
-    results: Sequence[Comparison],
-    *,
-    sha256: str,
-    versions: dict[str, str],
-    seed: int,
-    allowed: Tolerance | None = None,
-    layers: Sequence[Any] = (),
-    sensitivity: Sequence[Any] = (),
-    insensitive: Sequence[str] = (),
-    lower_precision: str | None = None,
-) -> dict[str, Any]:
-    """The record of ``results`` for the model file of that hash; infinite numbers are written as null."""
+    verdict: Verdict, *, sha256: str, versions: dict[str, str], seed: int, allowed: Tolerance | None = None
+) -> Parity:
+    """The record of a verdict for the model file of that hash."""
+    results = verdict.comparisons
     # Probabilities have a bound of their own, which their logits set.
     behind = {(r.output, r.batch, r.kind) for r in results if r.level != "output"}
     telling = [r for r in results if r.level != "output" or (r.output, r.batch, r.kind) not in behind]
-    worst = max((r.max_error for r in telling), default=float("inf"))
-    agree = bool(results) and all(r.passed for r in results) and all(r.passed is not False for r in layers)
-    reason = None
-    if not agree:
-        reason = "different"
-    elif lower_precision:
-        reason = "precision"
-    elif insensitive:
-        reason = "insensitive"
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "passed": reason is None,
-        "reason": reason,
-        "model_sha256": sha256,
-        "reference": "keras",
-        "runtime": "onnxruntime",
-        "provider": "CPUExecutionProvider",
-        "versions": versions,
-        "batches": sorted({r.batch for r in results}),
-        "batch_budget_macs": BUDGET,
-        "kinds": list(dict.fromkeys(r.kind for r in results)),
-        "seed": seed,
-        "tolerance": (allowed or tolerance()).to_dict(),
-        "lower_precision": lower_precision,
-        "worst_error": _number(worst),
-        "comparisons": [_values(r) for r in results],
-        "layers": [_values(r) for r in layers],
-        "first_diverging_layer": next((r.layer for r in layers if r.passed is False), None),
-        "sensitivity": {
-            "perturbation": PERTURBATION,
-            "unit": "standard deviations of Keras' output, root mean square",
-            "insensitive": list(insensitive),
-            "layers": [_values(r) for r in sensitivity],
-        },
-    }
+    return Parity(
+        passed=verdict.passed, reason=verdict.reason, model_sha256=sha256, versions=versions,
+        batches=tuple(sorted({r.batch for r in results})), batch_budget_macs=BUDGET,
+        kinds=tuple(dict.fromkeys(r.kind for r in results)), seed=seed,
+        tolerance=ToleranceFacts(**asdict(allowed or tolerance()), reason=_REASON),
+        lower_precision=verdict.lower_precision,
+        worst_error=_number(max((r.max_error for r in telling), default=float("inf"))),
+        comparisons=tuple(map(_values, results)), layers=tuple(map(_values, verdict.layers)),
+        first_diverging_layer=verdict.first_diverging,
+        sensitivity=SensitivityFacts(
+            perturbation=PERTURBATION, unit="standard deviations of Keras' output, root mean square",
+            insensitive=verdict.insensitive, layers=tuple(map(_values, verdict.sensitivity))))
 
 
 def _values(item: Any) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,20 +17,6 @@ import numpy as np
 from cnnexport.parity import live
 from cnnexport.parity.comparison import Array
 from cnnexport.parity.tolerances import PERTURBATION as PERTURBATION
-
-
-@dataclass(frozen=True)
-class Sensitivity:
-    """What a change of one percent of ``layer``'s weights does to the outputs.
-
-    ``effect`` is in standard deviations of the outputs (root mean square), None where no gradient exists.
-    ``seen`` tells that it is above the tolerance; ``covered`` that the layer's own output is compared.
-    """
-
-    layer: str
-    effect: float | None
-    seen: bool
-    covered: bool
 
 
 def effects(model: Any, heads: Sequence[Any], arrays: Sequence[Array], *, seed: int = 0) -> dict[str, float | None]:

@@ -11,8 +11,7 @@ limits of MAX_ERROR and RMS_ERROR hold however deep the network is.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 EPSILON = {"float32": 2.0**-23, "float64": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 """Spacing of numbers near 1, by the lowest precision inside a model (weights are float32 at most here)."""
@@ -43,15 +42,6 @@ class Tolerance:
     max_error: float
     rms_error: float
     rounding_ulps: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """The tolerance, its unit and its reason as JSON values."""
-        return {
-            "unit": "standard deviations of Keras' output",
-            **asdict(self),
-            "reason": "rounding grows with eps * sqrt(terms), the dot products' lengths summed over the network; see "
-                      "cnnexport.parity.tolerances",
-        }
 
 
 def tolerance(precision: str = "float32", terms: int | None = None) -> Tolerance:

@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from cnnexport.data import Dataset, Preparation, Split
 from cnnexport.data.sources import limited, stratified
 from cnnexport.errors import CnnexportError, InputError, OutputError, UsageError
 from cnnexport.files import regular, sha256
+from cnnexport.options import ConvertOptions
 from cnnexport.training import runs
 from cnnexport.training.measures import AGREEING, same_measure
 from cnnexport.training.options import Options, resolve
@@ -82,8 +83,8 @@ def train(
     weights = "random" if weights is None else str(weights)
     if classes is not None and classes < 2:
         raise UsageError(f"classes is {classes}; a classifier needs two or more")
-    architectures.check_options(spec, weights=weights, include_top=True, input_shape=input_shape, pooling=None,
-                                classes=None, groups=groups)
+    network = ConvertOptions(weights=weights, input_shape=input_shape, groups=groups)
+    architectures.check_options(spec, network)
     shape = tuple(input_shape or spec.input_shape)
     if shape[2] not in (1, 3):
         raise UsageError(f"input shape {'x'.join(map(str, shape))} has {shape[2]} channels; images have 1 or 3")
@@ -97,9 +98,8 @@ def train(
         regular(Path(weights), "give random, imagenet or a Keras weights or model file")
     say({"step": "data"})
     found = sources.load(data, classes=classes)
-    architectures.check_options(
-        spec, weights=weights, include_top=True, input_shape=input_shape, pooling=None,
-        classes=len(found.class_names) if weights != "imagenet" or not spec.backbone else None, groups=groups)
+    architectures.check_options(spec, replace(
+        network, classes=len(found.class_names) if weights != "imagenet" or not spec.backbone else None))
     training, validation, found = _parts(found, chosen)
     preparation = Preparation(int(shape[0] or 0), int(shape[1] or 0), int(shape[2]), recipe_of(spec, int(shape[2])))
     asked = _asked(spec, found, chosen, weights, preparation, groups, training, validation)

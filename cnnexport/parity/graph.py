@@ -1,0 +1,122 @@
+"""What is read from one ONNX graph to compare it with Keras: where outputs, logits and layers lie in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cnnexport.conversion.ports import Port
+from cnnexport.parity.comparison import Array
+from cnnexport.parity.layers import nodes_of
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclass(frozen=True)
+class LogitsTensor:
+    """The tensor inside an ONNX graph that holds an output before its activation.
+
+    ``perm`` brings it to the output's axes, None where it has them already.
+    """
+
+    name: str
+    perm: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """What one ONNX file is made of, as far as the gate asks; ``inputs`` and ``outputs`` in Keras' order.
+
+    ``undefined`` are, for each compared tensor, the operators before it whose answer to a NaN is not defined; ``terms``
+    the lengths of its dot products, added up (None: unknown); ``nodes`` are (name, operator, outputs) in order.
+    """
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    logits: list[LogitsTensor | None]
+    undefined: dict[str, frozenset[str]] = field(default_factory=dict)
+    terms: int | None = None
+    nodes: list[tuple[str, str, Sequence[str]]] = field(default_factory=list)
+
+
+def graph_facts(
+    model: ir.Model, inputs: Sequence[Port], outputs: Sequence[Port], activations: Sequence[str | None]
+) -> GraphFacts:
+    """The facts of a graph; ``activations`` are Keras' names of the final activations (None: an output has none)."""
+    graph = model.graph
+    logits = logits_tensors(model, activations)
+    undefined: dict[str, frozenset[str]] = {}
+    for value, tensor in zip(graph.outputs, logits):
+        undefined[str(value.name)] = undefined_operators(value)
+        if tensor is not None:
+            # The value that the activation reads lies before the output, behind a Transpose perhaps.
+            node = value.producer()
+            while node is not None and all(x is None or x.name != tensor.name for x in node.inputs):
+                node = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+            inner = None if node is None else next(x for x in node.inputs if x is not None and x.name == tensor.name)
+            undefined[tensor.name] = undefined_operators(inner)
+    return GraphFacts(tuple(inputs), tuple(outputs), logits, undefined, summed_terms(graph), nodes_of(graph))
+
+
+def to_onnx_layout(array: Array, port: Port) -> Array:
+    """``array`` in the layout of the ONNX port."""
+    return np.ascontiguousarray(np.moveaxis(array, -1, 1)) if port.channels_first else array
+
+
+_ACTIVATIONS = {"softmax": "Softmax", "sigmoid": "Sigmoid", "log_softmax": "LogSoftmax", "tanh": "Tanh",
+                "hard_sigmoid": "HardSigmoid"}
+
+
+def logits_tensors(model: ir.Model, activations: Sequence[str | None]) -> list[LogitsTensor | None]:
+    """For each output, the tensor before its final activation (a Keras name), where the graph shows one."""
+    found: list[LogitsTensor | None] = []
+    for value, activation in zip(model.graph.outputs, activations):
+        node, perm = value.producer(), None
+        if node is not None and node.op_type == "Transpose" and node.inputs[0] is not None:
+            perm = tuple(int(p) for p in node.attributes["perm"].as_ints())
+            node = node.inputs[0].producer()
+        source = node.inputs[0] if node is not None and node.inputs else None
+        known = node is not None and activation is not None and node.op_type == _ACTIVATIONS.get(activation)
+        usable = known and source is not None and source.name and not source.is_graph_input()
+        found.append(LogitsTensor(str(source.name), perm) if usable and source is not None else None)
+    return found
+
+
+def summed_terms(graph: ir.Graph) -> int:
+    """The lengths of the dot products of all convolutions and matrix products of a graph, added up."""
+    total = 0
+    for node in graph:
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or len(node.inputs) < 2:
+            continue
+        kernel = node.inputs[1]
+        sizes = [d for d in (kernel.shape or ()) if isinstance(d, int)] if kernel is not None else []
+        if len(sizes) < 2:
+            continue
+        size = int(np.prod(sizes))
+        transposed = node.op_type == "Gemm" and "transB" in node.attributes and node.attributes["transB"].as_int()
+        outputs = sizes[0] if node.op_type == "Conv" or transposed else sizes[1] if len(sizes) > 2 else sizes[-1]
+        total += size // max(outputs, 1)
+    return total
+
+
+DROPPING = frozenset({"GlobalMaxPool", "ReduceMax", "ReduceMin", "Max", "Min", "LSTM", "GRU", "RNN"})
+_UNDEFINED = DROPPING | {"MaxPool", "Softmax", "LRN", "Resize", "TopK", "ArgMax", "ArgMin", "Loop", "Scan", "If"}
+"""Operators that TensorFlow and ONNX Runtime answer differently to a NaN (measured), or that hide others."""
+
+
+def undefined_operators(value: ir.Value | None) -> frozenset[str]:
+    """The operators before ``value`` whose answer to a NaN is not defined."""
+    found: set[str] = set()
+    seen: set[int] = set()
+    left = [value]
+    while left:
+        node = None if (value := left.pop()) is None else value.producer()
+        if node is not None and id(node) not in seen:
+            seen.add(id(node))
+            found |= {node.op_type} & _UNDEFINED
+            left.extend(node.inputs)
+    return frozenset(found)
