@@ -1,7 +1,7 @@
 """Other ways to run the same network, as ``cnnexport.bench.worker`` drives them: TensorFlow, Keras.
 
-Each is a session like ``cnnexport.bench.session.Session``, on the model that the ONNX file was converted from, rebuilt
-from the same seed. ``check`` compares each with Keras' stored answers.
+Each is a session like ``cnnexport.bench.session.TimedSession``, on the model that the ONNX file was converted from,
+rebuilt from the same seed. ``check`` compares each with Keras' stored answers.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _UNPROBED = {"AzureExecutionProvider": "compiled in; it calls remote services, s
 
 
 @dataclass(frozen=True)
-class Check:
+class Finding:
     """One finding of ``doctor``; ``remedy`` is empty where nothing is to be done.
 
     A check that is ``optional`` may fail without harm to exporting and verifying on the CPU.
@@ -40,24 +40,24 @@ class Check:
         return asdict(self)
 
 
-def doctor() -> list[Check]:
+def doctor() -> list[Finding]:
     """What is installed and what really runs here: versions, machine, and each execution provider.
 
     A provider counts as working only when it made a session and ran a convolution. TensorFlow and Keras are
     looked up, not imported.
     """
-    checks = [Check("python", True, f"{platform.python_version()} ({sys.executable})")]
+    checks = [Finding("python", True, f"{platform.python_version()} ({sys.executable})")]
     checks.extend(_package(name) for name in _PACKAGES)
     checks.append(_wheel())
-    checks.append(Check("platform", True, f"{platform.platform()}, {platform.machine()}"))
-    checks.append(Check("cores", True, _cores()))
-    checks.append(Check("memory", True, _memory()))
+    checks.append(Finding("platform", True, f"{platform.platform()}, {platform.machine()}"))
+    checks.append(Finding("cores", True, _cores()))
+    checks.append(Finding("memory", True, _memory()))
     checks.extend(_provider_checks())
-    checks.extend(Check("runtimes", False, problem, optional=True) for problem in runtimes.problems())
+    checks.extend(Finding("runtimes", False, problem, optional=True) for problem in runtimes.problems())
     return checks
 
 
-def format_doctor(checks: list[Check]) -> str:
+def format_doctor(checks: list[Finding]) -> str:
     """The checks as aligned text, one a line, a remedy on the line after its check."""
     width = max((len(check.name) for check in checks), default=0)
     lines = []
@@ -69,28 +69,28 @@ def format_doctor(checks: list[Check]) -> str:
     return "\n".join(lines)
 
 
-def _provider_checks() -> list[Check]:
+def _provider_checks() -> list[Finding]:
     """One check of each provider worth knowing: CPU, CUDA, and others compiled in."""
     try:
         onnxruntime = ort.library()
     except Exception as error:
-        return [Check("onnxruntime", False, f"does not import: {line(error)}", "pip install onnxruntime")]
+        return [Finding("onnxruntime", False, f"does not import: {line(error)}", "pip install onnxruntime")]
     available = onnxruntime.get_available_providers()
     names = [*PROVIDERS.values(), *(name for name in available if name not in PROVIDERS.values())]
     checks = []
     for name in names:
         optional = name != PROVIDERS["cpu"]
         if name in _UNPROBED:
-            checks.append(Check(name, True, _UNPROBED[name], optional=True))
+            checks.append(Finding(name, True, _UNPROBED[name], optional=True))
         elif name not in available:
             reason, remedy = cuda.not_compiled_in(name)
-            checks.append(Check(name, False, reason, remedy, optional))
+            checks.append(Finding(name, False, reason, remedy, optional))
         else:
             checks.append(_probe(onnxruntime, name, optional=optional))
     return checks
 
 
-def _probe(onnxruntime: Any, name: str, *, optional: bool) -> Check:
+def _probe(onnxruntime: Any, name: str, *, optional: bool) -> Finding:
     """Whether ``name`` makes a session and runs a convolution, shown by ONNX Runtime's profile."""
     import numpy as np
 
@@ -111,7 +111,7 @@ def _probe(onnxruntime: Any, name: str, *, optional: bool) -> Check:
             detail = f"compiled in, but {detail.removeprefix(f'{name} is unavailable: ')}"
             if name not in PROVIDERS.values():
                 remedy = "none needed: cnnexport does not use it"
-            return Check(name, False, detail, remedy.removesuffix("."), optional)
+            return Finding(name, False, detail, remedy.removesuffix("."), optional)
         failure = ""
         with captured() as log:
             try:
@@ -126,31 +126,31 @@ def _probe(onnxruntime: Any, name: str, *, optional: bool) -> Check:
         reason, remedy = shorten(failure), "reinstall onnxruntime"
         if name == PROVIDERS["cuda"]:
             reason, remedy = cuda.explain(f"{failure}\n{log.text}")
-        return Check(name, False, f"made a session but ran nothing: {reason}", remedy, optional)
+        return Finding(name, False, f"made a session but ran nothing: {reason}", remedy, optional)
     if not ran.get(name):
-        return Check(name, False, "made a session, but the convolution ran elsewhere", optional=optional)
-    return Check(name, True, "made a session and ran a convolution", optional=optional)
+        return Finding(name, False, "made a session, but the convolution ran elsewhere", optional=optional)
+    return Finding(name, True, "made a session and ran a convolution", optional=optional)
 
 
-def _package(name: str) -> Check:
+def _package(name: str) -> Finding:
     version = cuda.installed_version(name)
     if version is not None:
-        return Check(name, True, version)
+        return Finding(name, True, version)
     if name == "tensorflow" and (version := cuda.installed_version("tensorflow-cpu")):
-        return Check(name, True, f"{version} (tensorflow-cpu)")
-    return Check(name, False, "not installed", f"pip install {name.replace('_', '-')}")
+        return Finding(name, True, f"{version} (tensorflow-cpu)")
+    return Finding(name, False, "not installed", f"pip install {name.replace('_', '-')}")
 
 
-def _wheel() -> Check:
+def _wheel() -> Finding:
     installed = cuda.installed_wheels()
     detail = ", ".join(f"{version} ({name} wheel)" for name, version in installed.items())
     if not installed:
-        return Check("onnxruntime", False, "not installed", "pip install onnxruntime")
+        return Finding("onnxruntime", False, "not installed", "pip install onnxruntime")
     if len(installed) > 1:
-        return Check(
+        return Finding(
             "onnxruntime", False, f"{detail}: these overwrite each other's files", cuda.BOTH_WHEELS_REMEDY
         )
-    return Check("onnxruntime", True, detail)
+    return Finding("onnxruntime", True, detail)
 
 
 def _cores() -> str:

@@ -21,7 +21,7 @@ from cnnexport.bundle.records import FileFacts, Provenance
 from cnnexport.console import Progress
 from cnnexport.errors import InputError, NewerModelError, ParityError, describe
 from cnnexport.options import ConvertOptions
-from cnnexport.sources import Source, Target
+from cnnexport.sources import KnownModel, Target
 
 if TYPE_CHECKING:
     from cnnexport.conversion.write import WrittenFile
@@ -62,7 +62,7 @@ def convert(
     found = sources.target(target, options, input_tensor=input_tensor)
     place = Path(output) if output is not None else EXPORTED / found.name
 
-    def source() -> Source:
+    def source() -> KnownModel:
         return sources.opened(found, options, input_tensor=input_tensor, unsafe_load=unsafe_load,
                               custom_objects=custom_objects)
 
@@ -181,7 +181,7 @@ class _Written:
 
 
 def _convert(
-    open_source: Callable[[], Source], folder: Path, options: ConvertOptions, steps: Progress, *, own: bool
+    open_source: Callable[[], KnownModel], folder: Path, options: ConvertOptions, steps: Progress, *, own: bool
 ) -> _Written:
     """Build or load, convert, write, and ask Keras for the answers to compare with. ``own``: no architecture."""
     from cnnexport import heads, parity

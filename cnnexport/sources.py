@@ -20,7 +20,7 @@ _SUFFIXES = (".keras", ".h5", ".hdf5")
 
 
 @dataclass(frozen=True)
-class Source:
+class KnownModel:
     """A Keras model, and what is known about it."""
 
     model: Any
@@ -73,7 +73,7 @@ def opened(
     input_tensor: Any = None,
     unsafe_load: bool = False,
     custom_objects: Mapping[str, Any] | None = None,
-) -> Source:
+) -> KnownModel:
     """Build or load ``target``. Raises InputError for a model or weights that cannot be read or fetched."""
     if target.spec is not None:
         return _build(target.spec, options, input_tensor=input_tensor, unsafe_load=unsafe_load)
@@ -86,7 +86,7 @@ def source_of(
     *,
     unsafe_load: bool = False,
     custom_objects: Mapping[str, Any] | None = None,
-) -> Source:
+) -> KnownModel:
     """The Keras model ``given`` as a bundle was made of it; ``options`` are its manifest's.
 
     Raises:
@@ -163,7 +163,7 @@ def _check_own(options: ConvertOptions, input_tensor: Any) -> None:
         raise InputError(f"the weights {weights} do not exist; give random or a Keras weights or model file")
 
 
-def _build(spec: Architecture, options: ConvertOptions, *, input_tensor: Any, unsafe_load: bool) -> Source:
+def _build(spec: Architecture, options: ConvertOptions, *, input_tensor: Any, unsafe_load: bool) -> KnownModel:
     from cnnexport import architectures
 
     weights, seed = options.weights or "random", options.seed
@@ -190,7 +190,7 @@ def _build(spec: Architecture, options: ConvertOptions, *, input_tensor: Any, un
         labels = _imagenet_labels() if options.include_top and model.output_shape[-1] == 1000 else None
     else:
         provenance = _from_file(Path(weights), model)
-    return Source(model, provenance, span, recipe, labels)
+    return KnownModel(model, provenance, span, recipe, labels)
 
 
 def _random(seed: int) -> Provenance:
@@ -241,7 +241,7 @@ def _imagenet_labels() -> list[str] | None:
 
 def _load(
     target: Target, options: ConvertOptions, *, unsafe_load: bool, custom_objects: Mapping[str, Any] | None
-) -> Source:
+) -> KnownModel:
     from cnnexport import models
 
     path, weights = target.path, options.weights
@@ -249,7 +249,7 @@ def _load(
         from cnnexport import trained
 
         run = trained.load(path, unsafe_load=unsafe_load)
-        return Source(run.model, run.provenance, run.preparation.recipe.value_range, run.preparation.recipe,
+        return KnownModel(run.model, run.provenance, run.preparation.recipe.value_range, run.preparation.recipe,
                        run.labels, run.test)
     if path is None:
         model, provenance = target.model, _in_memory(target.model)
@@ -269,7 +269,7 @@ def _load(
     elif weights is not None:
         models.load_weights(model, Path(weights), unsafe_load=unsafe_load)
         provenance = _from_file(Path(weights), model)
-    return Source(model, provenance, span)
+    return KnownModel(model, provenance, span)
 
 
 def _in_memory(model: Any) -> Provenance:

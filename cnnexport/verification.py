@@ -68,19 +68,8 @@ class Verification:
         return "\n".join([*lines, f"{state}: {self.path}{more}"])
 
 
-def verify(
-    path: Path,
-    *,
-    providers: Sequence[str] = ("cpu",),
-    runtimes: Sequence[str] = ("ort",),
-    max_time: float = MAX_TIME,
-    progress: Callable[[str], None] = lambda step: None,
-) -> Verification:
-    """Verify a bundle, or as far as that goes a bare ONNX file.
-
-    ``runtimes`` are names of the registry; ``providers`` ("cpu", "cuda") are theirs, each proven to have run the
-    graph; a runtime that has none of them runs on its default. ``max_time`` is the seconds that a runtime may take to
-    load and run the file.
+def verify(path: Path, **options: Any) -> Verification:
+    """As ``examine``, but a check that fails is raised.
 
     Raises:
         UsageError: a runtime that is unknown or not installed.
@@ -89,7 +78,7 @@ def verify(
         ProviderError: a provider that cannot be had or did not run the graph.
         BundleError: a bundle incomplete or altered.
     """
-    found = examine(path, providers=providers, runtimes=runtimes, max_time=max_time, progress=progress)
+    found = examine(path, **options)
     if found.error is not None:
         raise found.error
     return found
@@ -103,7 +92,12 @@ def examine(
     max_time: float = MAX_TIME,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Verification:
-    """As ``verify``, but a check that fails ends the record instead of being raised."""
+    """Verify a bundle, or as far as that goes a bare ONNX file; a check that fails ends the record.
+
+    ``runtimes`` are names of the registry; ``providers`` ("cpu", "cuda") are theirs, each proven to have run the
+    graph; a runtime that has none of them runs on its default. ``max_time`` is the seconds that a runtime may take to
+    load and run the file. Raises UsageError for a runtime that is unknown or not installed.
+    """
     path = Path(path)
     checks: list[Check] = []
     warnings: list[str] = []

@@ -112,7 +112,7 @@ def _softmax_model(path: Path, scale: float) -> None:
 def _reference(x: list[np.ndarray], outputs: list[np.ndarray], logits: list[np.ndarray | None], tensor: str | None
                ) -> tuple[parity.KerasAnswers, parity.GraphFacts]:
     ports = (Port("input", (None, 4), "float32"),), (Port("probabilities", (None, 4), "float32"),)
-    answers = [parity.Answer(Case(("image",) * len(a), [a]), [y], [z]) for a, y, z in zip(x, outputs, logits)]
+    answers = [parity.CaseAnswer(Case(("image",) * len(a), [a]), [y], [z]) for a, y, z in zip(x, outputs, logits)]
     return parity.KerasAnswers(answers), parity.GraphFacts(*ports, [parity.LogitsTensor(tensor) if tensor else None])
 
 

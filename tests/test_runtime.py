@@ -18,7 +18,7 @@ from cnnexport.runtimes import cuda, ort
 
 
 @pytest.fixture(scope="module")
-def checks() -> dict[str, doctor.Check]:
+def checks() -> dict[str, doctor.Finding]:
     return {check.name: check for check in doctor.doctor()}
 
 
@@ -96,7 +96,7 @@ def test_bad_values(model: Path) -> None:
 
 
 def test_cuda_is_refused_where_it_does_not_work(
-    model: Path, checks: dict[str, doctor.Check], capfd: pytest.CaptureFixture[str]
+    model: Path, checks: dict[str, doctor.Finding], capfd: pytest.CaptureFixture[str]
 ) -> None:
     if checks["CUDAExecutionProvider"].ok:
         pytest.skip("CUDA works on this machine")
@@ -113,7 +113,7 @@ def test_cuda_is_refused_where_it_does_not_work(
 
 
 @pytest.mark.gpu
-def test_cuda_runs_the_convolutions(model: Path, checks: dict[str, doctor.Check]) -> None:
+def test_cuda_runs_the_convolutions(model: Path, checks: dict[str, doctor.Finding]) -> None:
     if not checks["CUDAExecutionProvider"].ok:
         pytest.skip(f"no CUDA: {checks['CUDAExecutionProvider'].detail}")
     ran = ort.placement(model, _feeds(), "cuda")
@@ -163,7 +163,7 @@ def test_a_model_newer_than_the_runtime_is_told_from_a_broken_one(opset: int, ir
         ort.session(made.SerializeToString())
 
 
-def test_doctor(checks: dict[str, doctor.Check]) -> None:
+def test_doctor(checks: dict[str, doctor.Finding]) -> None:
     assert checks["CPUExecutionProvider"].ok
     assert checks["CPUExecutionProvider"].detail == "made a session and ran a convolution"
     assert {"python", "numpy", "onnx", "onnxruntime", "platform", "cores", "memory"} <= set(checks)

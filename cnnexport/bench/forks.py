@@ -61,7 +61,7 @@ class Stop:
                 os.close(descriptor)
 
 
-class Interrupted(Exception):
+class RowInterrupted(Exception):
     """The user asked to stop while a worker ran."""
 
 
@@ -113,7 +113,7 @@ class Fork:
     def ask(self, do: str, deadline: float, **request: Any) -> Any:
         """The answer to a request, by ``deadline`` (of ``time.monotonic``).
 
-        Raises Stalled or Interrupted, after which the worker is dead, or the error that the worker met.
+        Raises Stalled or RowInterrupted, after which the worker is dead, or the error that the worker met.
         """
         process = self._process
         assert process.stdin is not None and process.stdout is not None
@@ -128,7 +128,7 @@ class Fork:
             while b"\n" not in self._pending:
                 if self._stop.requested:
                     process.kill()
-                    raise Interrupted
+                    raise RowInterrupted
                 left = deadline - time.monotonic()
                 if left <= 0 or not (ready := selector.select(left)):
                     process.kill()
@@ -149,7 +149,7 @@ class Fork:
             self._process.wait(5)
         code = self._process.returncode
         if self._stop.requested:
-            return Interrupted()
+            return RowInterrupted()
         if code is not None and code < 0:
             return supervision.death(-code, f"measuring ({do})")
         return EndedError(f"the process that measured ended ({do}, exit code {code}); check the file with `cnnexport "

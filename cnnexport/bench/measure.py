@@ -16,7 +16,7 @@ import numpy as np
 
 from cnnexport import runtimes as registry
 from cnnexport.bench import machine, placement
-from cnnexport.bench.forks import Fork, Interrupted, Stalled, Stop
+from cnnexport.bench.forks import Fork, RowInterrupted, Stalled, Stop
 from cnnexport.bench.options import THROUGHPUT, Goal
 from cnnexport.bench.plan import SESSION, Row
 from cnnexport.bundle.vectors import FOLDER
@@ -157,7 +157,7 @@ def measure(
         InputError: a file that does not run, or not once within the time.
         ProviderError: a provider that cannot be had, or that runs less than the whole graph.
         BundleError: a file that changed while it was measured.
-        Interrupted: stopped before anything was timed.
+        RowInterrupted: stopped before anything was timed.
     """
     begin = time.monotonic()
     deadline = begin + goal.max_time
@@ -173,7 +173,7 @@ def measure(
         if not made.data:
             raise InputError(f"not one timed run ended within --max-time {goal.max_time:g} s (stopped while: {stalled})"
                              "; give more time, or a smaller --batch") from None
-    except Interrupted:
+    except RowInterrupted:
         made.stopped = INTERRUPTED
         if not made.data:
             raise

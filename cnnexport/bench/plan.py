@@ -12,7 +12,7 @@ from cnnexport.bench import machine
 from cnnexport.bench.options import BOTH, LATENCY, THROUGHPUT, BenchOptions
 from cnnexport.bench.subjects import Subject
 
-SESSION = "cnnexport.bench.session:Session"
+SESSION = "cnnexport.bench.session:TimedSession"
 """What runs a file in a runtime, as the worker opens it."""
 CUDA_SHORT = {"tf32": "use_tf32", "nhwc": "prefer_nhwc", "conv_algo_search": "cudnn_conv_algo_search",
               "cuda_graph": "enable_cuda_graph"}

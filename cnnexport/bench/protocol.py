@@ -74,18 +74,24 @@ def latency(run: Run, buffer: Buffer, seconds: float, least: int, most: int) -> 
     """Time one run after another for ``seconds``, ``least`` runs at least and ``most`` at most, into ``buffer``."""
     clock = time.perf_counter_ns
     most = min(most, len(buffer) - 1)
-    count = buffer[0]
     with undisturbed():
-        end = clock() + int(seconds * 1e9)
-        while count < most:
-            start = clock()
-            run()
-            stop = clock()
-            count += 1
-            buffer[count] = stop - start
-            buffer[0] = count
-            if stop >= end and count >= least:
-                return
+        _time(run, buffer, clock() + int(seconds * 1e9), least, most)
+
+
+def _time(run: Run, buffer: Buffer, end: int, least: int, most: int) -> int:
+    """Time runs into ``buffer`` until ``end`` (nanoseconds) and ``least`` runs, or ``most``; how many it holds then."""
+    clock = time.perf_counter_ns
+    count = int(buffer[0])
+    while count < most:
+        start = clock()
+        run()
+        stop = clock()
+        count += 1
+        buffer[count] = stop - start
+        buffer[0] = count
+        if stop >= end and count >= least:
+            break
+    return count
 
 
 def streams(runs: Sequence[Run], buffers: Sequence[Buffer], seconds: float, least: int) -> dict[str, Any]:
@@ -99,22 +105,11 @@ def streams(runs: Sequence[Run], buffers: Sequence[Buffer], seconds: float, leas
     failures: list[BaseException] = []
 
     def loop(index: int) -> None:
-        run, buffer = runs[index], buffers[index]
-        most = len(buffer) - 1
+        buffer = buffers[index]
         try:
             gate.wait()
             begin = clock()
-            end = begin + int(seconds * 1e9)
-            count = 0
-            while count < most:
-                start = clock()
-                run()
-                stop = clock()
-                count += 1
-                buffer[count] = stop - start
-                buffer[0] = count
-                if stop >= end and count >= least:
-                    break
+            count = _time(runs[index], buffer, begin + int(seconds * 1e9), least, len(buffer) - 1)
             rates[index] = count * 1e9 / (clock() - begin)
         except BaseException as error:
             failures.append(error)

@@ -11,12 +11,11 @@ from typing import Any
 from cnnexport import runtimes
 from cnnexport.bench import subjects
 from cnnexport.errors import CnnexportError, InputError, ParityError, ProviderError
-from cnnexport.runtimes import Bound
-from cnnexport.runtimes import Session as RuntimeSession
+from cnnexport.runtimes import Bound, Session
 from cnnexport.runtimes.base import Run
 
 
-class Session:
+class TimedSession:
     """A session with its inputs on the device.
 
     ``options`` holds runtime, file, provider, threads, concurrency, provider_options, inputs (as ``subjects.fill``
@@ -28,7 +27,7 @@ class Session:
         self.runtime = runtimes.get(options.get("runtime", runtimes.DEFAULT))
         start = time.perf_counter()
         try:
-            self.session: RuntimeSession = self.runtime.open(
+            self.session: Session = self.runtime.open(
                 options["file"], provider=options["provider"], threads=options.get("threads"),
                 options=options.get("provider_options") or None, streams=options.get("concurrency", 1),
                 shapes={i["name"]: i["shape"] for i in options["inputs"]}, profiled=profiled)
@@ -79,7 +78,7 @@ def profile(options: dict[str, Any], limit: float) -> dict[str, Any]:
     """Where the nodes of a file run, from a session of its own that is profiled; ``limit`` seconds of runs at most."""
     # Replays of a captured graph run no node that a profile could see.
     plain = {k: v for k, v in (options.get("provider_options") or {}).items() if k != "enable_cuda_graph"}
-    held = Session({**options, "provider_options": plain}, profiled=True)
+    held = TimedSession({**options, "provider_options": plain}, profiled=True)
     first = held.first_run()
     found = held.session.placement(held.feeds, runs=max(1, min(20, int(limit / max(first, 1e-6)))))
     return {**found, "facts": held.facts()}

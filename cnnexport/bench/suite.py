@@ -18,7 +18,7 @@ from typing import Any
 
 from cnnexport import files, supervision
 from cnnexport.bench import machine, measure
-from cnnexport.bench.forks import Fork, Interrupted, Stop
+from cnnexport.bench.forks import Fork, RowInterrupted, Stop
 from cnnexport.bench.options import LATENCY, THROUGHPUT, BenchOptions, Goal
 from cnnexport.bench.plan import Row
 from cnnexport.bench.replay import MEASURING
@@ -138,7 +138,7 @@ class _Plugin:
             limit = self._limit(row)
             self.tell(f"{scenario} {name}")
             made = measure.measure(row, self.goal, self.stop, limit=limit)
-        except Interrupted:
+        except RowInterrupted:
             pytest.skip("interrupted")
         except CnnexportError as error:
             self.outcome.failures.append((f"{scenario} {name}", error))
@@ -162,7 +162,7 @@ class _Plugin:
                     self._limits[key] = fork.ask(
                         "limits", time.monotonic() + _LIMIT_SECONDS, provider=row.provider,
                         threads=row.threads or None, provider_options=dict(row.provider_options))
-                except Interrupted:
+                except RowInterrupted:
                     raise
                 except CnnexportError:
                     if row.provider != "cpu":

@@ -128,7 +128,7 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
         return key, tuple(values.split(","))
 
 
-class Runtime(click.ParamType):  # type: ignore[type-arg]
+class RuntimeName(click.ParamType):  # type: ignore[type-arg]
     """A registered runtime, by name. Those of other packages are looked for only when one is named or help is asked."""
 
     name = "runtime"
@@ -145,6 +145,6 @@ class Runtime(click.ParamType):  # type: ignore[type-arg]
         return str(self._choice().convert(value, param, ctx))
 
 
-RUNTIME = Runtime()
+RUNTIME = RuntimeName()
 SHAPE, BATCH, SIZES, SHARE, DURATION, INPUT_SHAPE, SETTING = (
     Shape(), Batch(), Sizes(), Share(), Duration(), InputShape(), Setting())

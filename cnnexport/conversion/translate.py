@@ -21,26 +21,20 @@ MAX_TRANSLATED_OPSET = 18
 
 
 @contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    # tf2onnx makes hundreds of thousands of small objects, none of them garbage before it ends.
-    enabled = gc.isenabled()
+def _undistracted() -> Iterator[None]:
+    """No garbage collection, and tf2onnx's log off the terminal: what matters of it is raised as an error.
+
+    tf2onnx makes hundreds of thousands of small objects, none of them garbage before it ends.
+    """
+    collecting, disabled = gc.isenabled(), logging.root.manager.disable
     gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep tf2onnx's log off the terminal: what matters of it is raised as an error."""
-    before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        logging.disable(before)
+        logging.disable(disabled)
+        if collecting:
+            gc.enable()
 
 
 def _all_nodes(graph: Any) -> Iterator[Any]:
@@ -71,7 +65,7 @@ def translate(
 
     target = min(opset, MAX_TRANSLATED_OPSET)
     try:
-        with _without_garbage_collection(), _silent(), tf.Graph().as_default() as graph:
+        with _undistracted(), tf.Graph().as_default() as graph:
             tf.import_graph_def(trace.graph_def, name="")
             # Inside the graph each output needs a name of its own, also when it is an input.
             result = tfonnx.process_tf_graph(

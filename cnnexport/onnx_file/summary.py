@@ -12,19 +12,8 @@ from typing import Any
 from cnnexport import files
 from cnnexport.bundle import MODEL, Bundle, is_bundle, located
 from cnnexport.errors import InputError
-from cnnexport.onnx_file.load import (
-    DEFAULT_DOMAINS,
-    ExternalFile,
-    TensorInfo,
-    attribute_tensors,
-    external_files,
-    initializers,
-    load_model,
-    nodes_of,
-    tensor_bytes,
-    tensor_info,
-    type_name,
-)
+from cnnexport.onnx_file import load
+from cnnexport.onnx_file.load import ExternalFile, TensorInfo
 from cnnexport.onnx_file.macs import infer_macs, without_weights
 from cnnexport.text import byte_count
 
@@ -34,8 +23,8 @@ class OnnxSummary:
     """Facts about one ONNX file.
 
     ``operators`` and ``nodes`` count the main graph and its subgraphs. ``parameters`` counts the elements of
-    floating-point initializers, and of floating-point Constant tensors of more than one element.
-    ``initializer_bytes`` is the size of all initializers, of any type. ``macs`` counts multiply-accumulates
+    floating-point load.initializers, and of floating-point Constant tensors of more than one element.
+    ``initializer_bytes`` is the size of all load.initializers, of any type. ``macs`` counts multiply-accumulates
     of convolutions, Gemm and MatMul at the input shapes in ``macs_shapes`` (symbolic dimensions are 1), and
     is None where shapes cannot be inferred. ``file_bytes`` includes external data; ``sha256`` is that of the
     ONNX file alone.
@@ -81,22 +70,22 @@ def inspect_onnx(path: str | os.PathLike[str]) -> OnnxSummary:
     """
     given = Path(path)
     model_path, found = _locate(given)
-    model, size, digest = load_model(model_path)
-    external = external_files(model, model_path)
+    model, size, digest = load.load_model(model_path)
+    external = load.external_files(model, model_path)
     parameters, initializer_bytes = _sizes(model)
     slim = without_weights(model, in_place=True)
     macs, _, shapes = infer_macs(slim, 1)
     nodes = Counter(
-        node.op_type if node.domain in DEFAULT_DOMAINS else f"{node.domain}::{node.op_type}"
-        for node in nodes_of(model.graph)
+        node.op_type if node.domain in load.DEFAULT_DOMAINS else f"{node.domain}::{node.op_type}"
+        for node in load.nodes_of(model.graph)
     )
     stored = {tensor.name for tensor in model.graph.initializer}
-    inputs = tuple(tensor_info(value) for value in model.graph.input if value.name not in stored)
+    inputs = tuple(load.tensor_info(value) for value in model.graph.input if value.name not in stored)
     return OnnxSummary(
         path=str(given),
         operators=dict(sorted(nodes.items(), key=lambda item: (-item[1], item[0]))),
         inputs=inputs,
-        outputs=tuple(tensor_info(value) for value in model.graph.output),
+        outputs=tuple(load.tensor_info(value) for value in model.graph.output),
         nodes=nodes.total(),
         parameters=parameters,
         initializer_bytes=initializer_bytes,
@@ -131,7 +120,7 @@ def format_summary(summary: OnnxSummary) -> str:
         width = max((len(tensor.name) for tensor in tensors), default=0)
         lines = [f"{tensor.name:<{width}}  {tensor.dtype}  {_shape(tensor)}" for tensor in tensors]
         rows.extend((label if index == 0 else "", line) for index, line in enumerate(lines or ["none"]))
-    rows.append(("Parameters", f"{summary.parameters:,} (initializers {byte_count(summary.initializer_bytes)})"))
+    rows.append(("Parameters", f"{summary.parameters:,} (load.initializers {byte_count(summary.initializer_bytes)})"))
     if summary.macs is None:
         rows.append(("MACs", "unknown (shapes cannot be inferred)"))
     else:
@@ -162,23 +151,23 @@ def _locate(path: Path) -> tuple[Path, Bundle | None]:
 
 
 def _sizes(model: Any) -> tuple[int, int]:
-    """Floating-point parameters (elements), and the bytes of all initializers."""
+    """Floating-point parameters (elements), and the bytes of all load.initializers."""
     parameters = size = 0
-    for tensor in initializers(model.graph):
-        size += tensor_bytes(tensor)
+    for tensor in load.initializers(model.graph):
+        size += load.tensor_bytes(tensor)
         if _is_float(tensor):
             parameters += math.prod(tensor.dims)
-    for node in nodes_of(model.graph):
-        if node.op_type != "Constant" or node.domain not in DEFAULT_DOMAINS:
+    for node in load.nodes_of(model.graph):
+        if node.op_type != "Constant" or node.domain not in load.DEFAULT_DOMAINS:
             continue
-        for tensor in attribute_tensors(iter([node])):
+        for tensor in load.attribute_tensors(iter([node])):
             if _is_float(tensor) and math.prod(tensor.dims) > 1:
                 parameters += math.prod(tensor.dims)
     return parameters, size
 
 
 def _is_float(tensor: Any) -> bool:
-    return "FLOAT" in type_name(tensor.data_type) or type_name(tensor.data_type) == "DOUBLE"
+    return "FLOAT" in load.type_name(tensor.data_type) or load.type_name(tensor.data_type) == "DOUBLE"
 
 
 def _shape(tensor: TensorInfo) -> str:

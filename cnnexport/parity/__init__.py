@@ -18,7 +18,7 @@
 
 from __future__ import annotations
 
-from cnnexport.parity.answers import Answer, KerasAnswers
+from cnnexport.parity.answers import CaseAnswer, KerasAnswers
 from cnnexport.parity.comparison import Comparison, compare, log_probabilities
 from cnnexport.parity.gate import Criterion, Numeric, Verdict, judge, layer_map, numeric, weighed
 from cnnexport.parity.graph import GraphFacts, LogitsTensor, graph_facts, logits_tensors, to_onnx_layout
@@ -27,7 +27,7 @@ from cnnexport.parity.records import record
 from cnnexport.parity.tolerances import MAX_ERROR, RMS_ERROR, ROUNDING_ULPS, Tolerance, tolerance
 
 __all__ = [
-    "MAX_ERROR", "OPEN_SIZE", "RMS_ERROR", "ROUNDING_ULPS", "Answer", "Comparison", "Criterion", "GraphFacts",
+    "MAX_ERROR", "OPEN_SIZE", "RMS_ERROR", "ROUNDING_ULPS", "CaseAnswer", "Comparison", "Criterion", "GraphFacts",
     "KerasAnswers", "LogitsTensor", "Numeric", "Tolerance", "Verdict", "cases", "compare", "graph_facts",
     "images", "judge", "layer_map", "log_probabilities", "logits_tensors", "numeric", "record", "to_onnx_layout",
     "tolerance", "weighed",

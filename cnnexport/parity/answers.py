@@ -14,7 +14,7 @@ from cnnexport.parity.precision import Precision
 
 
 @dataclass(frozen=True)
-class Answer:
+class CaseAnswer:
     """What Keras computes for one case, in Keras' layouts; ``logits[i]`` is output *i* before its activation."""
 
     case: Case
@@ -30,7 +30,7 @@ class KerasAnswers:
     does to the outputs; ``activations`` names the final activation of each output, None where it has none.
     """
 
-    answers: list[Answer]
+    answers: list[CaseAnswer]
     activations: tuple[str | None, ...] = ()
     calls: dict[str, Call] = field(default_factory=dict)
     effects: dict[str, float | None] = field(default_factory=dict)

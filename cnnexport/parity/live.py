@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cnnexport.conversion.ports import Port
-from cnnexport.parity.answers import Answer, KerasAnswers
+from cnnexport.parity.answers import CaseAnswer, KerasAnswers
 from cnnexport.parity.comparison import Array
 from cnnexport.parity.inputs import cases
 from cnnexport.parity.layers import Call
@@ -35,7 +35,7 @@ def ask(
     layers: bool = True,
     keep_layers: bool = True,
 ) -> KerasAnswers:
-    """Run a Keras model on every case; ``inputs`` are those of the file, in the order of the model's.
+    """LiveRun a Keras model on every case; ``inputs`` are those of the file, in the order of the model's.
 
     ``kept_heads`` are the final activations that the conversion kept (all by default). With ``layers``, every
     layer's output on the first case is kept too (unless ``keep_layers`` is False, for ``stream_layers``), and the
@@ -45,7 +45,7 @@ def ask(
     from cnnexport.parity import sensitivity
 
     found = heads.heads(model) if kept_heads is None else list(kept_heads)
-    made: list[Answer] = []
+    made: list[CaseAnswer] = []
     calls: dict[str, Call] = {}
     for index, case in enumerate(cases(inputs, seed=seed, value_range=value_range, batch=batch, macs=macs)):
         if index == 0:
@@ -54,7 +54,7 @@ def ask(
             answer = traced(model, found, case.inputs, fixed=batch is not None)
         else:
             ran = answer(case.inputs)
-        made.append(Answer(case, ran.outputs, ran.logits))
+        made.append(CaseAnswer(case, ran.outputs, ran.logits))
     effects = sensitivity.effects(model, found, made[0].case.inputs, seed=seed) if layers else {}
     return KerasAnswers(made, tuple(None if h is None else h.activation for h in found), calls, effects, asked(model))
 
@@ -88,7 +88,7 @@ def _types_of_savedmodel(loaded: Any) -> list[str]:
 
 
 @dataclass
-class Run:
+class LiveRun:
     """One run of a Keras model: outputs, logits (None where there are none), and layer calls by path."""
 
     outputs: list[Array]
@@ -104,8 +104,8 @@ def run(
     layers: bool = False,
     wanted: Callable[[str], bool] = lambda layer: True,
     limit: int | None = None,
-) -> Run:
-    """Run ``model`` at inference on ``arrays`` (Keras' layouts, batch first).
+) -> LiveRun:
+    """LiveRun ``model`` at inference on ``arrays`` (Keras' layouts, batch first).
 
     ``heads`` are those of ``cnnexport.heads.heads``. With ``layers``, the calls of all leaf layers are recorded,
     with the outputs of the ``wanted`` ones, up to ``limit`` bytes of them.
@@ -116,7 +116,7 @@ def run(
     calls: dict[str, Call] = {}
     with _observed(model, calls, wanted, limit) if layers else _nothing():
         results, before = call(model, heads, fed)
-    return Run(*_arrays(results, before), calls)
+    return LiveRun(*_arrays(results, before), calls)
 
 
 def call(model: Any, heads: Sequence[Any], fed: Sequence[Any]) -> tuple[list[Any], list[Any]]:
@@ -141,7 +141,9 @@ def _arrays(results: Sequence[Any], before: Sequence[Any]) -> tuple[list[Array],
     return [np.ascontiguousarray(to_numpy(r)) for r in results], [None if b is None else to_numpy(b) for b in before]
 
 
-def traced(model: Any, heads: Sequence[Any], like: Sequence[Array], *, fixed: bool) -> Callable[[Sequence[Array]], Run]:
+def traced(
+    model: Any, heads: Sequence[Any], like: Sequence[Array], *, fixed: bool
+) -> Callable[[Sequence[Array]], LiveRun]:
     """``run`` as one TensorFlow graph, for arrays of the shapes of ``like`` and, unless ``fixed``, any batch.
 
     A graph gives the memory of a layer's output back once it was read, and takes no time between layers. It is not
@@ -161,10 +163,10 @@ def traced(model: Any, heads: Sequence[Any], like: Sequence[Array], *, fixed: bo
     except Exception:  # whatever the model's own code raises
         return lambda arrays: run(model, heads, arrays)
 
-    def answer(arrays: Sequence[Array]) -> Run:
+    def answer(arrays: Sequence[Array]) -> LiveRun:
         try:
             with _unoptimised():
-                return Run(*_arrays(*graph(*(keras.ops.convert_to_tensor(a) for a in arrays))))
+                return LiveRun(*_arrays(*graph(*(keras.ops.convert_to_tensor(a) for a in arrays))))
         except tf.errors.OpError:  # a step that runs alone, but not in a graph
             return run(model, heads, arrays)
 

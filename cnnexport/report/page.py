@@ -102,7 +102,7 @@ def page(results: Sequence[Results], title: str) -> str:
         _chart("Distribution of latency", "The share of runs that took at least so long; the lower right is the tail. "
                f"Nothing is dropped.{few}", charts.distribution(chosen)),
         _chart("Near the limit?", "Operations (two a multiply-add) against the machine's own matrix rate and memory "
-               "bandwidth, measured in the same run. Bytes are those that ONNX Runtime's profile names: weights, "
+               "bandwidth, measured in the same run. Bytes are those that the runtime's profile names: weights, "
                "activations, outputs.", charts.roofline(_few(timed, 7))),
         _chart("Latency against batch", "Median of a run, with its 95 % interval.", charts.against_batch(
             [r for r in timed if r.scenario == "latency"], "latency")),
@@ -220,8 +220,8 @@ def _operators(rows: Sequence[SavedRow]) -> str:
                          f"{''.join(bars)}</details>")
     if not parts:
         return ""
-    return ("<section><h2>Time by operator</h2><p class=soft><small>From ONNX Runtime's profile, in a session of its "
-            f"own.</small></p>{''.join(parts)}</section>")
+    return ("<section><h2>Time by operator</h2><p class=soft><small>From the runtime's own profile, in a session "
+            f"of its own.</small></p>{''.join(parts)}</section>")
 
 
 def _cold(rows: Sequence[SavedRow]) -> str:

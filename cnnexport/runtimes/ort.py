@@ -260,11 +260,7 @@ def _provider_name(provider: str) -> str:
 
 
 def create(
-    onnxruntime: Any,
-    source: str | bytes,
-    label: str,
-    options: Any,
-    name: str,
+    onnxruntime: Any, source: str | bytes, label: str, options: Any, name: str,
     provider_options: Mapping[str, str] | None = None,
 ) -> Any:
     """A session on ``name``, then the CPU; InputError where the model does not load."""
