@@ -138,7 +138,7 @@ def _check_run(path: Path, options: ConvertOptions) -> Architecture | None:
     if options.weights is not None or options.input_shape is not None:
         raise UsageError(f"{path} is a training run, with weights and an input shape of its own; leave out "
                          f"{'--weights' if options.weights is not None else '--input-shape'}")
-    return architectures.find(str(runs.finished(path).record["architecture"]["name"]))
+    return architectures.find(runs.finished(path).record.architecture.name)
 
 
 def _name(given: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import to_builtins
 from numpy.typing import NDArray
 
 from cnnexport import data as sources
@@ -76,20 +77,20 @@ def load(path: Path, *, unsafe_load: bool = False) -> TrainedModel:
     from cnnexport import models
 
     run = runs.finished(path)
-    data, facts = run.record["data"], run.record["preprocessing"]
+    data, facts = run.record.data, run.record.preprocessing
     try:
         measured = runs.metrics(run)
         right, provenance = int(measured["correct"]), _provenance(run, measured)
-        source, checksum, labels = str(data["source"]), data["sha256"], tuple(map(str, data["classes"]))
-        prepared = preparation(facts, facts["image"]["height"], facts["image"]["width"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path / runs.RUN} is no record of a training run; train again") from error
+        raise InputError(f"{path / runs.METRICS} is no record of a training run; train again") from error
+    prepared = preparation(to_builtins(facts), facts.image.height, facts.image.width)
+    source, labels = data.source, data.classes
     try:
         found = sources.load(source, classes=len(labels))
     except InputError as error:
         raise InputError(f"the data that {path} was trained on cannot be read, so its accuracy cannot be measured "
                          f"again: {error}") from error
-    if found.sha256 != checksum:
+    if found.sha256 != data.sha256:
         raise InputError(f"the data at {source} is not what {path} was trained on (its checksum differs), so "
                          "its accuracy cannot be measured again; bring the data back")
     model = models.load_model(path / runs.MODEL, unsafe_load=unsafe_load)
@@ -98,18 +99,19 @@ def load(path: Path, *, unsafe_load: bool = False) -> TrainedModel:
 
 
 def _provenance(run: runs.Run, measured: dict[str, Any]) -> Provenance:
-    record = run.record
-    images, options = record["data"]["images"], record["options"]
+    record, asked = run.record, run.record.asked
+    images, options = record.data.images, record.options
     low, high = measured["accuracy_interval_95"]
     front = ""
-    if options["weights"] == "random" and measured["trainable_parameters"] < measured["parameters"] // 2:
+    if options.weights == "random" and measured["trainable_parameters"] < measured["parameters"] // 2:
         front = " The frozen backbone's weights are random and were never trained."
     return Provenance(
-        weights="run", untrained=False, seed=options["seed"], statement=(
-            f"Trained on {record['data']['name']} ({images['train']:,} images, {measured['epochs']} epochs): test "
+        weights="run", untrained=False, seed=options.seed, statement=(
+            f"Trained on {record.data.name} ({images['train']:,} images, {measured['epochs']} epochs): test "
             f"accuracy {measured['accuracy']:.2%} ({low:.2%} to {high:.2%}, {measured['images']:,} images).{front}"),
-        file=runs.MODEL, sha256=record["files"][runs.MODEL], run={
-            "options": options, "data": {k: v for k, v in record["data"].items() if k not in ("source", "classes")},
-            "epochs": measured["epochs"], "started": record["started"], "finished": record["finished"],
-            "seconds": measured["seconds"], "last_epoch": measured["last_epoch"], "versions": record["versions"],
+        file=runs.MODEL, sha256=(record.files or {})[runs.MODEL], run={
+            "options": asked["options"],
+            "data": {k: v for k, v in asked["data"].items() if k not in ("source", "classes")},
+            "epochs": measured["epochs"], "started": record.started, "finished": record.finished or "",
+            "seconds": measured["seconds"], "last_epoch": measured["last_epoch"], "versions": record.versions,
             "metrics": {k: measured[k] for k in ("accuracy", "accuracy_interval_95", "loss", "images", "chance")}})

@@ -128,7 +128,7 @@ def _distinct(taken: list[Path]) -> list[Path]:
 def _check_moments(course: str, taken: list[Path], whole: dict[str, Any]) -> None:
     for folder in taken:
         had = sorted(p.name for p in folder.iterdir())
-        if (folder / runs.RUN).is_file() and runs.read(folder).record["state"] == "finished":
+        if (folder / runs.RUN).is_file() and runs.read(folder).record.state == "finished":
             runs.finished(folder)  # what is to be converted is whole
             with pytest.raises(UsageError, match="holds a finished run already"):
                 _train(course, folder)
@@ -246,7 +246,7 @@ def test_weights_that_are_not_those_of_the_history_are_never_published(
     with pytest.raises(CnnexportError, match="these are not the weights that were trained; give --force") as caught:
         _train("plain", tmp_path / "r", limit=600, epochs=3)
     assert "\n" not in str(caught.value)
-    assert runs.read(tmp_path / "r").record["state"] == "running" and not (tmp_path / "r" / runs.MODEL).exists()
+    assert runs.read(tmp_path / "r").record.state == "running" and not (tmp_path / "r" / runs.MODEL).exists()
     monkeypatch.undo()
     with pytest.raises(InputError, match="has not finished"):
         runs.finished(tmp_path / "r")
@@ -349,7 +349,7 @@ def test_a_kill_while_a_run_takes_the_place_of_another(tmp_path: Path) -> None:
     def watched(real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             taken.append(Path(shutil.copytree(folder, tmp_path / str(len(taken)))))
-            if (folder / runs.CHECKPOINT).is_file() and runs.read(folder).record["state"] == "running":
+            if (folder / runs.CHECKPOINT).is_file() and runs.read(folder).record.state == "running":
                 raise _Enough
             return real(*arguments, **options)
 
@@ -362,8 +362,8 @@ def test_a_kill_while_a_run_takes_the_place_of_another(tmp_path: Path) -> None:
             _train("plain", folder, force=True)
     assert len(taken) > 5
     for moment in taken:
-        if runs.read(moment).record["state"] == "finished":
-            assert files.sha256(moment / runs.MODEL) == old == runs.finished(moment).record["files"][runs.MODEL]
+        if runs.read(moment).record.state == "finished":
+            assert files.sha256(moment / runs.MODEL) == old == runs.finished(moment).record.files[runs.MODEL]
         else:
             assert not (moment / runs.CHECKPOINT).exists() or loop.restore(moment, _of(moment)).epoch == 1
 

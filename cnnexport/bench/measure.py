@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import to_builtins
 
 from cnnexport import runtimes as registry
 from cnnexport.bench import machine, placement
@@ -22,6 +23,7 @@ from cnnexport.bench.plan import SESSION, Row
 from cnnexport.bundle.vectors import FOLDER
 from cnnexport.errors import InputError
 from cnnexport.results import statistics
+from cnnexport.results.evidence import Evidence
 
 SCHEMA = 1
 _WARMUP_SHARE, _WARMUP_MOST = 0.25, 3.0
@@ -87,40 +89,40 @@ class Measured:
         rates = [s.rate if s.rate is not None else len(s.runs) / float(s.runs.sum()) for s in self.sessions
                  if len(s.runs)]
         throughput = statistics.mean_of([rate * row.batch for rate in rates])
-        return {
-            "cnnexport": SCHEMA,
-            "scenario": row.scenario, "name": row.label or subject.name, "runtime": row.runtime,
-            "contender": row.contender,
-            "target": subject.path, "file_sha256": subject.sha256, "external_sha256": subject.external,
-            "verified": subject.verified, "parity": subject.parity if subject.verified else "unverified",
-            "untrained": subject.untrained, "proof": self.proof,
-            "batch": row.batch, "threads": row.threads, "concurrency": row.concurrency,
-            "inputs": subject.specs(row.batch), "assumed": [a for i in subject.inputs for a in i.assumed],
-            "provider": row.provider, "provider_options_asked": dict(row.provider_options), "session": self.facts,
-            "placement": {"providers": self.profile.get("providers", {}), "elsewhere": self.elsewhere,
-                          "nodes": {n["name"]: n["provider"] for n in self.profile.get("nodes", ())},
-                          "runs_profiled": self.profile.get("runs")},
-            "operators": self.profile.get("operators", []),
-            "percentiles": {f"p{p}": statistics.percentile(runs, p).to_dict() for p in statistics.PERCENTILES},
-            "throughput": {"unit": "images/s", **throughput.to_dict()},
-            "precision": {"goal": self.goal.precision, "reached": figure.half_width,
-                          "met": figure.half_width is not None and figure.half_width <= self.goal.precision,
-                          "confidence": statistics.CONFIDENCE, "min_time_s": self.goal.min_time,
-                          "max_time_s": self.goal.max_time},
-            "stopped": self.stopped, "incomplete": self.incomplete,
-            "sessions": [{"runs": len(s.runs), "median_s": float(np.median(s.runs)) if len(s.runs) else None,
-                          "runs_per_s": s.rate} for s in self.sessions],
-            "cold_start": {"create_s": [s.create_s for s in self.sessions],
-                           "first_run_s": [s.first_run_s for s in self.sessions]},
-            "warm_up": [s.warm_up for s in self.sessions],
-            "outliers": statistics.outliers(np.concatenate(runs)) if runs else None,
-            "transfers": self._transfers(),
-            "limit": self._share(macs, throughput.value),
-            "machine": {"identity": machine.identity(), **machine.facts(), "before": self.before,
-                        "after": self.after},
-            "seconds": self.seconds,
-            "loadgen": next((s.load for s in self.sessions if s.load), None),
-        }
+        made: dict[str, Any] = to_builtins(Evidence(
+            cnnexport=SCHEMA,
+            scenario=row.scenario, name=row.label or subject.name, runtime=row.runtime,
+            contender=row.contender,
+            target=subject.path, file_sha256=subject.sha256, external_sha256=subject.external,
+            verified=subject.verified, parity=subject.parity or "unverified",
+            untrained=subject.untrained, proof=self.proof,
+            batch=row.batch, threads=row.threads, concurrency=row.concurrency,
+            inputs=subject.specs(row.batch), assumed=[a for i in subject.inputs for a in i.assumed],
+            provider=row.provider, provider_options_asked=dict(row.provider_options), session=self.facts,
+            placement={"providers": self.profile.get("providers", {}), "elsewhere": self.elsewhere,
+                       "nodes": {n["name"]: n["provider"] for n in self.profile.get("nodes", ())},
+                       "runs_profiled": self.profile.get("runs")},
+            operators=self.profile.get("operators", []),
+            percentiles={f"p{p}": statistics.percentile(runs, p).to_dict() for p in statistics.PERCENTILES},
+            throughput={"unit": "images/s", **throughput.to_dict()},
+            precision={"goal": self.goal.precision, "reached": figure.half_width,
+                       "met": figure.half_width is not None and figure.half_width <= self.goal.precision,
+                       "confidence": statistics.CONFIDENCE, "min_time_s": self.goal.min_time,
+                       "max_time_s": self.goal.max_time},
+            stopped=self.stopped, incomplete=self.incomplete,
+            sessions=[{"runs": len(s.runs), "median_s": float(np.median(s.runs)) if len(s.runs) else None,
+                       "runs_per_s": s.rate} for s in self.sessions],
+            cold_start={"create_s": [s.create_s for s in self.sessions],
+                        "first_run_s": [s.first_run_s for s in self.sessions]},
+            warm_up=[s.warm_up for s in self.sessions],
+            outliers=statistics.outliers(np.concatenate(runs)) if runs else None,
+            transfers=self._transfers(),
+            limit=self._share(macs, throughput.value),
+            machine={"identity": machine.identity(), **machine.facts(), "before": self.before,
+                     "after": self.after},
+            seconds=self.seconds,
+            loadgen=next((s.load for s in self.sessions if s.load), None)))
+        return made
 
     def _transfers(self) -> dict[str, Any] | None:
         """Medians of the copies to the device and back; None where nothing is copied."""

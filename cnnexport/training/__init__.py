@@ -9,16 +9,20 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from cnnexport import data as sources
 from cnnexport.architectures.spec import Architecture, Preprocessing
+from cnnexport.bundle.manifest import versions
+from cnnexport.bundle.records import ImageSteps
 from cnnexport.data import Dataset, Preparation, Split
+from cnnexport.data.images import image_steps
 from cnnexport.data.sources import limited, stratified
 from cnnexport.errors import CnnexportError, InputError, OutputError, UsageError
 from cnnexport.files import regular, sha256
@@ -26,6 +30,7 @@ from cnnexport.options import ConvertOptions
 from cnnexport.training import runs
 from cnnexport.training.measures import AGREEING, same_measure
 from cnnexport.training.options import Options, resolve
+from cnnexport.training.record import RunArchitecture, RunData, RunOptions, RunPreprocessing, RunRecord, values
 
 RUNS = Path("runs")
 _GREY = Preprocessing("pixels 0..255, grey, divided by 255", "grey", 1 / 255, (0.0,), (), (0.0, 1.0))
@@ -146,53 +151,43 @@ def _parts(found: Dataset, chosen: Options) -> tuple[Split, Split | None, Datase
 def _asked(
     spec: Architecture, found: Dataset, chosen: Options, weights: str, preparation: Preparation, groups: bool,
     training: Split, validation: Split | None,
-) -> dict[str, Any]:
-    """What decides how a run goes: a stopped one goes on only if all of this is the same."""
+) -> RunRecord:
+    """The record of a run that would begin now."""
     file = _is_file(weights)
-    return {
-        "architecture": {"name": spec.name, "family": spec.family, "source": str(spec.source)},
-        "options": {**chosen.to_dict(), "weights": Path(weights).name if file else weights, "groups": groups,
-                    "weights_sha256": sha256(Path(weights)) if file else None},
-        "data": {
-            "name": found.name, "source": found.source, "sha256": found.sha256, "classes": list(found.class_names),
-            "images": {"train": len(training), "validation": len(validation) if validation else 0,
-                       "test": len(found.test)},
-            "test": found.test_origin, "scale": found.train.scale},
-        "preprocessing": preparation.to_dict(),
-    }
+    return RunRecord(
+        state="running", architecture=RunArchitecture(name=spec.name, family=spec.family, source=str(spec.source)),
+        options=RunOptions(**asdict(chosen), weights=Path(weights).name if file else weights, groups=groups,
+                           weights_sha256=sha256(Path(weights)) if file else None),
+        data=RunData(
+            name=found.name, source=found.source, sha256=found.sha256, classes=tuple(found.class_names),
+            images={"train": len(training), "validation": len(validation) if validation else 0,
+                    "test": len(found.test)},
+            test=found.test_origin, scale=found.train.scale),
+        preprocessing=RunPreprocessing(
+            image=ImageSteps(**image_steps(preparation.height, preparation.width, preparation.channels)),
+            **asdict(preparation.recipe)),
+        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), versions=versions(),
+        machine={"cores": os.cpu_count()})
 
 
 def _is_file(weights: str) -> bool:
     return weights not in ("random", "imagenet")
 
 
-def _unfinished(folder: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+def _unfinished(folder: Path, asked: RunRecord) -> RunRecord | None:
     """The record of the run that goes on; None where none has finished an epoch. Raises UsageError for another one."""
     if not (runs.is_run(folder) and (folder / runs.CHECKPOINT).is_file()):
         return None
     record = runs.read(folder).record
-    for part, now in asked.items():
-        then = record.get(part)
+    before = record.asked
+    for part, now in asked.asked.items():
+        then = before[part]
         if then == now:
             continue
-        then = then if isinstance(then, dict) else {}
         key = next((k for k in sorted({*now, *then}) if now.get(k) != then.get(k)), "")
         details = f"{part}: {key} was {then.get(key)!r} and is {now.get(key)!r}"
         raise UsageError(f"{folder} holds an unfinished run with other options ({details[:200]}); give the same ones "
                          "to go on, --force to start anew, or another --output")
-    return record
-
-
-def _begin(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """The record of a run that begins, in its place."""
-    from cnnexport.bundle.manifest import versions
-
-    record = {
-        "schema_version": runs.SCHEMA_VERSION, "state": "running", **asked,
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "versions": versions(),
-        "machine": {"cores": os.cpu_count()},
-    }
-    runs.begin(folder, record)
     return record
 
 
@@ -215,7 +210,7 @@ def _deterministic(seed: int) -> Iterator[None]:
 
 def _train(
     spec: Architecture, found: Dataset, training: Split, validation: Split | None, chosen: Options, weights: str,
-    preparation: Preparation, groups: bool, folder: Path, asked: dict[str, Any], record: dict[str, Any] | None,
+    preparation: Preparation, groups: bool, folder: Path, asked: RunRecord, record: RunRecord | None,
     unsafe_load: bool, say: Callable[[dict[str, Any]], None],
 ) -> TrainedRun:
     import keras
@@ -238,10 +233,11 @@ def _train(
     held = None if validation is None else Images(validation, preparation)
     if record is None:
         # Only now: what could not be built or read has not cost the run that was there.
-        record = _begin(folder, asked)
+        record = asked
+        runs.begin(folder, record)
     else:
         runs.sweep(folder)
-    of = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    of = hashlib.sha256(json.dumps(asked.asked, sort_keys=True).encode()).hexdigest()
     state = loop.learn(learner, images, held, chosen, folder, say, of)
     del images, held
     if chosen.mixed_precision:
@@ -267,7 +263,7 @@ def _train(
         "last_epoch": state.rows[-1], "validation": checked,
     }
     _finish(folder, model, found, probabilities, metrics, state.rows, record, began)
-    return TrainedRun(folder, runs.read(folder).record, metrics, state.rows, state.resumed)
+    return TrainedRun(folder, values(runs.read(folder).record), metrics, state.rows, state.resumed)
 
 
 def _renew_statistics(model: Any, steps: int) -> None:
@@ -350,12 +346,12 @@ def batch_of(preparation: Preparation) -> int:
 
 def _finish(
     folder: Path, model: Any, found: Dataset, probabilities: NDArray[np.float32], metrics: dict[str, Any],
-    rows: list[dict[str, Any]], record: dict[str, Any], began: float,
+    rows: list[dict[str, Any]], record: RunRecord, began: float,
 ) -> None:
     """Write what the run leaves, the record last; only then what it could go on from goes."""
     from cnnexport.training import pictures
 
-    title = f"{record['architecture']['name']} on {found.name}"
+    title = f"{record.architecture.name} on {found.name}"
     with runs.replacing(folder / runs.MODEL) as place:
         try:
             model.save(place)
@@ -372,10 +368,9 @@ def _finish(
     runs.write_text(folder / runs.HISTORY, runs.history_csv(rows))
     metrics["seconds"]["session"] = round(time.perf_counter() - began, 3)
     runs.write_json(folder / runs.METRICS, metrics)
-    runs.write_json(folder / runs.RUN, {
-        **record, "state": "finished",
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "files": {name: sha256(folder / name) for name in runs.RESULTS}})
+    runs.write_record(folder, structs.replace(
+        record, state="finished", finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        files={name: sha256(folder / name) for name in runs.RESULTS}))
     runs.forget(folder)
 
 

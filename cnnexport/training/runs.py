@@ -26,12 +26,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from cnnexport import bundle, files, supervision
 from cnnexport.errors import CnnexportError, InputError, UsageError
 from cnnexport.files import check_replaceable, partial_prefix, sole_writer
 from cnnexport.files import replacing as replacing
 from cnnexport.files import write_text as write_text
 from cnnexport.files import writing as writing
+from cnnexport.training.record import RunRecord, values
 
 RUN = "run.json"
 MODEL = "model.keras"
@@ -41,7 +44,6 @@ CURVES, CONFUSION, MISTAKES = "curves.svg", "confusion.svg", "mistakes.png"
 RESULTS = (MODEL, HISTORY, METRICS, CURVES, CONFUSION, MISTAKES)
 LOCK = ".lock"
 FEATURES = "features"
-SCHEMA_VERSION = 1
 COLUMNS = ("epoch", "phase", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
 _EARLIER = "best.npz"
 """Where versions before this one kept the best weights."""
@@ -53,7 +55,7 @@ class Run:
     """A run folder and its ``run.json``."""
 
     path: Path
-    record: dict[str, Any]
+    record: RunRecord
 
 
 def is_run(path: Path) -> bool:
@@ -64,28 +66,27 @@ def is_run(path: Path) -> bool:
 def read(path: Path) -> Run:
     """The run in a folder. Raises InputError where its record cannot be read."""
     try:
-        record = json.loads(files.read(path / RUN, most=_LARGEST_RECORD))
-        record["state"], record["architecture"]["name"]
-        whole = all(isinstance(record[part], dict) for part in ("architecture", "data", "options", "preprocessing"))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        given = msgspec.json.decode(files.read(path / RUN, most=_LARGEST_RECORD))
+        record = msgspec.convert(given, RunRecord)
+        # Options that an older version did not have are at their defaults; these two it always had.
+        given["options"]["seed"], given["options"]["weights"]
+        return Run(path, record)
+    except (ValueError, KeyError, RecursionError) as error:  # msgspec's own are ValueErrors
         raise InputError(f"{path / RUN} is no record of a training run; train again") from error
-    if not whole:
-        raise InputError(f"{path / RUN} is no record of a training run; train again")
-    return Run(path, record)
 
 
 def finished(path: Path) -> Run:
     """As ``read``. Raises InputError where the run did not end, or its model is not the one that was measured."""
     run = read(path)
-    if run.record["state"] != "finished":
+    if run.record.state != "finished":
         raise InputError(f"{path} is a run that has not finished; give its train command again, and it goes on from "
                          "its last epoch")
-    sums = run.record.get("files")
+    sums = run.record.files or {}
     for name in (MODEL, METRICS):
         file = path / name
         if not file.is_file():
             raise InputError(f"{path} has no {name}; train again")
-        if not isinstance(sums, dict) or files.sha256(files.regular(file)) != sums.get(name):
+        if files.sha256(files.regular(file)) != sums.get(name):
             raise InputError(f"{file} was altered after the run measured it; train again")
     return run
 
@@ -103,7 +104,7 @@ def refuse_existing(path: Path, *, force: bool) -> None:
         raise UsageError(f"{path} exists already and is no folder; give another --output")
     if is_run(path):
         try:
-            state = read(path).record["state"]
+            state = read(path).record.state
         except InputError as error:
             raise UsageError(f"{path / RUN} is no record of a training run, so nothing replaces it; give another "
                              "--output") from error
@@ -139,13 +140,13 @@ def opened(path: Path) -> Iterator[None]:
                 place.rmdir()
 
 
-def begin(path: Path, record: dict[str, Any]) -> None:
+def begin(path: Path, record: RunRecord) -> None:
     """Put ``record`` of a run that begins in place of what an earlier run left; other files stay."""
     for name in (RUN, *RESULTS):
         check_replaceable(path / name)
     # In this order no record is ever beside a state or a result that is not its own.
     forget(path)
-    write_json(path / RUN, record)
+    write_record(path, record)
     for name in RESULTS:
         _remove(path / name)
 
@@ -157,7 +158,7 @@ def settle(path: Path) -> None:
     """
     if not is_run(path):
         return
-    if read(path).record["state"] == "finished":
+    if read(path).record.state == "finished":
         forget(path)
     elif (path / CHECKPOINT).is_file():
         sweep(path)
@@ -176,7 +177,7 @@ def put_in_order(path: Path) -> None:
 def tidy(path: Path) -> None:
     """As ``settle``, for a finished run that was killed before it was; does nothing where it cannot."""
     with contextlib.suppress(CnnexportError, OSError):
-        if (path / RUN).is_file() and read(path).record["state"] == "finished" and any(
+        if (path / RUN).is_file() and read(path).record.state == "finished" and any(
                 name == LOCK or _is_partial(name) or _is_state(name) for name in os.listdir(path)):
             put_in_order(path)
 
@@ -227,6 +228,11 @@ def _is_partial(name: str) -> bool:
     own = (RUN, CHECKPOINT, _EARLIER, *RESULTS)
     return name.startswith(tuple(partial_prefix(Path(file)) for file in own)) or (
         name.startswith(f".{FEATURES}-") and ".partial-" in name)
+
+
+def write_record(path: Path, record: RunRecord) -> None:
+    """Write the ``run.json`` of the folder ``path``, in one step."""
+    write_json(path / RUN, values(record))
 
 
 def write_json(path: Path, value: Any) -> None:
