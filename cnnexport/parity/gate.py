@@ -117,7 +117,7 @@ def reference(
     layer's output on the first case is kept too (unless ``keep_layers`` is False, for ``stream_layers``), and the
     effect of each layer's weights on the outputs measured.
     """
-    from cnnexport import heads
+    from cnnexport.keras_files import heads
     from cnnexport.parity import live, sensitivity
 
     found = heads.heads(model) if kept_heads is None else list(kept_heads)

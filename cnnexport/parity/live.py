@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cnnexport.keras_files import internals
 from cnnexport.parity.comparison import Array
 from cnnexport.parity.layers import Call
 
@@ -33,7 +34,7 @@ def run(
 ) -> Run:
     """Run ``model`` at inference on ``arrays`` (Keras' layouts, batch first).
 
-    ``heads`` are those of ``cnnexport.heads.heads``. With ``layers``, the calls of all leaf layers are recorded,
+    ``heads`` are those of ``keras_files.heads.heads``. With ``layers``, the calls of all leaf layers are recorded,
     with the outputs of the ``wanted`` ones, up to ``limit`` bytes of them.
     """
     import keras
@@ -52,7 +53,7 @@ def call(model: Any, heads: Sequence[Any], fed: Sequence[Any]) -> tuple[list[Any
     """
     import keras
 
-    from cnnexport import heads as endings
+    from cnnexport.keras_files import heads as endings
 
     structure = getattr(model, "input", None)
     single = len(fed) == 1 and not isinstance(structure, (dict, list, tuple))
@@ -172,10 +173,5 @@ def _observed(
         for path, layer in named_operations(model):
             if not is_leaf(layer) and not is_operation(layer):
                 continue
-            previous = layer.__dict__.get("call")
-            object.__setattr__(layer, "call", observed(path, layer, layer.call))
-            if previous is None:
-                stack.callback(layer.__dict__.pop, "call", None)
-            else:
-                stack.callback(object.__setattr__, layer, "call", previous)
+            stack.enter_context(internals.replaced(layer, "call", observed(path, layer, layer.call)))
         yield

@@ -28,8 +28,10 @@ def asked(model: Any) -> Precision:
 
     A SavedModel has no policies; the types in its own graph tell.
     """
+    from cnnexport.keras_files.internals import all_layers
+
     compute, stored = [], []
-    for layer in model._flatten_layers():
+    for layer in all_layers(model):
         compute.append(str(getattr(layer, "compute_dtype", None) or "float32"))
         stored += [str(v.dtype) for v in layer.variables]
         if (loaded := getattr(getattr(layer, "function", None), "keep", None)) is not None:
