@@ -474,9 +474,10 @@ class Subject:
 
 def subject(name: str, folder: Any, *, seed: int = 0) -> Subject:
     """Build, convert and ask Keras, as the pipeline does."""
-    from cnnexport import architectures, heads
+    from cnnexport import architectures
     from cnnexport.conversion import convert_model
     from cnnexport.conversion.write import skeleton, write_model
+    from cnnexport.keras_files import heads
     from cnnexport.onnx_file import count_macs
     from cnnexport.parity import graph_facts, live
 

@@ -149,7 +149,8 @@ def verify_against(
     """
     import onnx_ir as ir
 
-    from cnnexport import heads, parity, sources
+    from cnnexport import parity, sources
+    from cnnexport.keras_files import heads
     from cnnexport.parity import live
     from cnnexport.parity.streaming import stream_layers
 

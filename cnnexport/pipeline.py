@@ -184,9 +184,10 @@ def _convert(
     open_source: Callable[[], KnownModel], folder: Path, options: ConvertOptions, steps: Progress, *, own: bool
 ) -> _Written:
     """Build or load, convert, write, and ask Keras for the answers to compare with. ``own``: no architecture."""
-    from cnnexport import heads, parity
+    from cnnexport import parity
     from cnnexport.conversion import convert_model
     from cnnexport.conversion.write import skeleton, write_model
+    from cnnexport.keras_files import heads
     from cnnexport.onnx_file import count_macs
     from cnnexport.parity import live
 

@@ -200,9 +200,9 @@ def _random(seed: int) -> Provenance:
 
 
 def _from_file(path: Path, model: Any) -> Provenance:
-    from cnnexport import models
+    from cnnexport import keras_files
 
-    steps = models.saved_training_steps(path)
+    steps = keras_files.saved_training_steps(path)
     untrained: bool | None = None
     statement = f"Weights from {path.name}; the file does not say whether they were trained."
     if steps:
@@ -213,7 +213,7 @@ def _from_file(path: Path, model: Any) -> Provenance:
         statement = (f"Untrained: every bias and moving mean in {path.name} is still at its initial zero; what the "
                      "model answers means nothing.")
     return Provenance(weights="file", untrained=untrained, statement=statement, file=path.name,
-                      sha256=models.sha256(path), training_steps=steps)
+                      sha256=keras_files.sha256(path), training_steps=steps)
 
 
 def _untouched(model: Any) -> bool:
@@ -229,10 +229,12 @@ def _imagenet_labels() -> list[str] | None:
     import json
 
     import keras
-    from keras.src.applications import imagenet_utils
 
+    from cnnexport.keras_files.internals import imagenet_index_url
+
+    url = imagenet_index_url()
     try:
-        path = keras.utils.get_file("imagenet_class_index.json", imagenet_utils.CLASS_INDEX_PATH, cache_subdir="models")
+        path = keras.utils.get_file("imagenet_class_index.json", url, cache_subdir="models")
         index = json.loads(Path(path).read_text(encoding="utf-8"))
         return [index[str(i)][1] for i in range(len(index))]
     except Exception:
@@ -242,7 +244,7 @@ def _imagenet_labels() -> list[str] | None:
 def _load(
     target: Target, options: ConvertOptions, *, unsafe_load: bool, custom_objects: Mapping[str, Any] | None
 ) -> KnownModel:
-    from cnnexport import models
+    from cnnexport import keras_files
 
     path, weights = target.path, options.weights
     if path is not None and _is_run(path):
@@ -254,7 +256,7 @@ def _load(
     if path is None:
         model, provenance = target.model, _in_memory(target.model)
     else:
-        model = models.load_model(path, unsafe_load=unsafe_load, custom_objects=custom_objects)
+        model = keras_files.load_model(path, unsafe_load=unsafe_load, custom_objects=custom_objects)
         provenance = _from_file(path, model)
     span = _input_range(model)
     if weights == "random":
@@ -267,7 +269,7 @@ def _load(
         randomise(model, options.seed, value_range=span or (-1.0, 1.0))
         provenance = _random(options.seed)
     elif weights is not None:
-        models.load_weights(model, Path(weights), unsafe_load=unsafe_load)
+        keras_files.load_weights(model, Path(weights), unsafe_load=unsafe_load)
         provenance = _from_file(Path(weights), model)
     return KnownModel(model, provenance, span)
 

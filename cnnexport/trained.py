@@ -74,7 +74,7 @@ def load(path: Path, *, unsafe_load: bool = False) -> TrainedModel:
 
     Raises InputError for a run that has not finished or was altered, or whose data is gone or has changed.
     """
-    from cnnexport import models
+    from cnnexport import keras_files
 
     run = runs.finished(path)
     data, facts = run.record.data, run.record.preprocessing
@@ -93,7 +93,7 @@ def load(path: Path, *, unsafe_load: bool = False) -> TrainedModel:
     if found.sha256 != data.sha256:
         raise InputError(f"the data at {source} is not what {path} was trained on (its checksum differs), so "
                          "its accuracy cannot be measured again; bring the data back")
-    model = models.load_model(path / runs.MODEL, unsafe_load=unsafe_load)
+    model = keras_files.load_model(path / runs.MODEL, unsafe_load=unsafe_load)
     return TrainedModel(model, provenance, prepared, labels,
                         TestSet(found.name, found.sha256, found.test, prepared, right=right))
 

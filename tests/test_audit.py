@@ -21,8 +21,8 @@ import pytest
 
 from cnnexport import architectures
 from cnnexport.architectures.audit import audit
+from cnnexport.architectures.built import read
 from cnnexport.architectures.spec import Architecture, Difference
-from cnnexport.architectures.table import read
 
 SPECS = {spec.name: spec for spec in architectures.all_architectures()}
 

@@ -23,7 +23,7 @@ from keras import layers
 from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
-from cnnexport import data, models
+from cnnexport import data, keras_files
 from cnnexport.data import images
 from cnnexport.errors import InputError
 from cnnexport.keras_files import graphs, objects_allowed, operators_allowed, safety, savedmodel
@@ -137,7 +137,7 @@ def test_operators_that_reach_outside(op: str, place: str, tmp_path: Path, monke
         mark.unlink()
     with monkeypatch.context() as patch:
         patch.setattr(tf.saved_model, "load", lambda *_: pytest.fail("loaded"))
-        refused(lambda: models.load_model(folder), op, "--unsafe-load")
+        refused(lambda: keras_files.load_model(folder), op, "--unsafe-load")
     assert not list(tmp_path.glob("mark*"))
 
 
@@ -180,7 +180,7 @@ def test_the_savers_of_a_file_are_no_initializers(tmp_path: Path, monkeypatch: A
         stored.ParseFromString(untouched)
         change(stored.meta_graphs[0])
         (folder / "saved_model.pb").write_bytes(stored.SerializeToString())
-        refused(lambda: models.load_model(folder), "V2", "--unsafe-load")
+        refused(lambda: keras_files.load_model(folder), "V2", "--unsafe-load")
 
 
 def tensorflow1(folder: Path, change: Callable[[Any], Any] | None = None) -> Path:
@@ -199,14 +199,14 @@ def tensorflow1(folder: Path, change: Callable[[Any], Any] | None = None) -> Pat
 
 
 def test_tensorflow_1(tmp_path: Path, monkeypatch: Any) -> None:
-    assert models.load_model(tensorflow1(tmp_path / "right"))(np.ones((2, 3), "float32")).shape == (2, 2)
+    assert keras_files.load_model(tensorflow1(tmp_path / "right"))(np.ones((2, 3), "float32")).shape == (2, 2)
     target = str(tmp_path / "mark")
 
     def save(y: Any) -> Any:
         return tf.raw_ops.SaveV2(prefix=target, tensor_names=["a"], shape_and_slices=[""], tensors=[tf.constant(1.0)])
 
     folder = tensorflow1(tmp_path / "wrong", save)
-    refused(lambda: models.load_model(folder), "SaveV2", "--unsafe-load")
+    refused(lambda: keras_files.load_model(folder), "SaveV2", "--unsafe-load")
     folder = tensorflow1(tmp_path / "other")
     stored = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
     graph = stored.meta_graphs[0]
@@ -216,7 +216,7 @@ def test_tensorflow_1(tmp_path: Path, monkeypatch: Any) -> None:
     graph.graph_def.node[-1].name = "mine"
     restore.input[0] = "mine"
     (folder / "saved_model.pb").write_bytes(stored.SerializeToString())
-    refused(lambda: models.load_model(folder), "RestoreV2")
+    refused(lambda: keras_files.load_model(folder), "RestoreV2")
     assert not (tmp_path / "mark.index").exists()
 
 
@@ -226,17 +226,17 @@ def test_a_savedmodel_holds_files_only(tmp_path: Path) -> None:
     index = folder / "variables" / "variables.index"
     index.rename(tmp_path / "index")
     index.symlink_to(tmp_path / "index")
-    models.load_model(folder)  # as Hugging Face's cache has them
+    keras_files.load_model(folder)  # as Hugging Face's cache has them
     index.unlink()
     os.mkfifo(index)
-    refused(lambda: models.load_model(folder), "pipe")
-    refused(lambda: models.load_model(folder, unsafe_load=True), "pipe")
-    refused(lambda: models.sha256(folder), "pipe")
-    assert models.saved_training_steps(folder) is None
+    refused(lambda: keras_files.load_model(folder), "pipe")
+    refused(lambda: keras_files.load_model(folder, unsafe_load=True), "pipe")
+    refused(lambda: keras_files.sha256(folder), "pipe")
+    assert keras_files.saved_training_steps(folder) is None
     index.unlink()
     (tmp_path / "index").rename(index)
     (folder / "saved_model.cpb").write_bytes(b"x")
-    refused(lambda: models.load_model(folder), "saved_model.cpb")
+    refused(lambda: keras_files.load_model(folder), "saved_model.cpb")
 
 
 def test_a_constant_that_is_not_in_the_file(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_right_models_are_not_refused(make: Callable[[Any], Any], tmp_path: Path
     savedmodel._check(tmp_path / "m", False)
     for name in ("m.keras", "m.h5"):
         model.save(tmp_path / name)
-        models.load_model(tmp_path / name)
+        keras_files.load_model(tmp_path / name)
 
 
 # --- what a configuration names --------------------------------------------------------------------------------
@@ -321,7 +321,7 @@ def test_only_known_objects_are_named(node: dict[str, Any], name: str, tmp_path:
             found.insert(1, {**node, "name": "evil"})
 
     wanted = node["config"] if node["class_name"] == "function" else node["class_name"]
-    refused(lambda: models.load_model(planted(tmp_path, plant, name)), wanted)
+    refused(lambda: keras_files.load_model(planted(tmp_path, plant, name)), wanted)
 
 
 def test_a_registered_name_does_not_hide_a_tool(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_a_registered_name_does_not_hide_a_tool(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["deserialize", "serialization_lib", "__builtins__"])
 def test_what_lies_beside_the_layers_is_no_layer(name: str, tmp_path: Path) -> None:
     path = planted(tmp_path, lambda found: found.insert(1, {"class_name": name, "config": {"config": {}}}), "m.h5")
-    refused(lambda: models.load_model(path), name)
+    refused(lambda: keras_files.load_model(path), name)
 
 
 def test_a_vocabulary_is_not_read_from_a_path(tmp_path: Path) -> None:
@@ -340,7 +340,8 @@ def test_a_vocabulary_is_not_read_from_a_path(tmp_path: Path) -> None:
     node = {"module": "keras.layers", "class_name": "StringLookup", "registered_name": None,
             "config": {"name": "lookup", "vocabulary": str(tmp_path / "words")}}
     for name in ("m.keras", "m.h5"):
-        refused(lambda: models.load_model(planted(tmp_path, lambda found: found.insert(1, node), name)), "'lookup'",  # noqa: B023
+        path = planted(tmp_path, lambda found: found.insert(1, node), name)
+        refused(lambda: keras_files.load_model(path), "'lookup'",  # noqa: B023
                 "reads a file")
 
 
@@ -363,8 +364,8 @@ def test_bombs_in_archives(tmp_path: Path) -> None:
     path = tmp_path / "m.keras"
     small().save(path)
     again = repacked(path, lambda new: None, method=zipfile.ZIP_DEFLATED)
-    models.load_model(again)  # packed again, and right
-    assert models.saved_training_steps(again) is None
+    keras_files.load_model(again)  # packed again, and right
+    assert keras_files.saved_training_steps(again) is None
     mib = b" " * (1 << 20)
 
     def bomb(name: str, size: int) -> Callable[[zipfile.ZipFile], Any]:
@@ -379,7 +380,7 @@ def test_bombs_in_archives(tmp_path: Path) -> None:
     for name, size, word in (("config.json", 65, "config.json of more than 64 MiB"), ("metadata.json", 65, "64 MiB"),
                              ("model.weights.h5", 300, "expands to 300 MiB"), ("assets/x", 300, "expands to 300 MiB")):
         again = repacked(path, bomb(name, size), leave=name)
-        refused(lambda: models.load_model(again), word)  # noqa: B023
+        refused(lambda: keras_files.load_model(again), word)  # noqa: B023
 
 
 @pytest.mark.parametrize(("name", "words"), [
@@ -395,15 +396,15 @@ def test_members_that_keras_does_not_write(name: str, words: str, tmp_path: Path
         new.writestr(member, "/etc/passwd")
 
     again = repacked(tmp_path / "m.keras", add)
-    refused(lambda: models.load_model(again), words)
-    refused(lambda: models.load_weights(small(), again), words)
+    refused(lambda: keras_files.load_model(again), words)
+    refused(lambda: keras_files.load_weights(small(), again), words)
 
 
 def test_assets_are_right(tmp_path: Path) -> None:
     text = layers.Input((1,), dtype="string")
     words = layers.StringLookup(vocabulary=["a", "b"])
     keras.Model(text, layers.Embedding(4, 2)(words(text))).save(tmp_path / "m.keras")
-    models.load_model(tmp_path / "m.keras")
+    keras_files.load_model(tmp_path / "m.keras")
 
 
 @pytest.mark.parametrize("kind", ["soft", "external", "array", "virtual", "shape", "attribute"])
@@ -439,9 +440,9 @@ def test_hdf5_that_is_not_what_it_says(kind: str, name: str, tmp_path: Path) -> 
     else:
         path.write_bytes(inside.read_bytes())
     if ".weights" not in name:
-        refused(lambda: models.load_model(path), path.name, "save it again")
-    refused(lambda: models.load_weights(small(), path), path.name, "save it again")
-    assert models.saved_training_steps(path) is None
+        refused(lambda: keras_files.load_model(path), path.name, "save it again")
+    refused(lambda: keras_files.load_weights(small(), path), path.name, "save it again")
+    assert keras_files.saved_training_steps(path) is None
 
 
 # --- pictures and data -----------------------------------------------------------------------------------------
@@ -504,14 +505,14 @@ def test_only_regular_files_are_opened(kind: str, tmp_path: Path) -> None:
     for name in ("f.keras", "f.h5", "f.weights.h5"):
         (tmp_path / name).mkdir()
         path = special(tmp_path / name / name, kind)
-        refused(lambda: models.load_model(path), word)  # noqa: B023
-        refused(lambda: models.load_weights(small(), path), word)  # noqa: B023
-        refused(lambda: models.sha256(path), word)  # noqa: B023
+        refused(lambda: keras_files.load_model(path), word)  # noqa: B023
+        refused(lambda: keras_files.load_weights(small(), path), word)  # noqa: B023
+        refused(lambda: keras_files.sha256(path), word)  # noqa: B023
         with at_once():
-            assert models.saved_training_steps(path) is None
+            assert keras_files.saved_training_steps(path) is None
     place = tmp_path / "set" / "a"
     place.mkdir(parents=True)
-    refused(lambda: models.import_custom_objects(special(tmp_path / "c.py", kind)), word)
+    refused(lambda: keras_files.import_custom_objects(special(tmp_path / "c.py", kind)), word)
     (tmp_path / "n").mkdir()
     refused(lambda: data.load(special(tmp_path / "n" / "f.npz", kind)), word)
     refused(lambda: data.load(tmp_path / "n" / "f.npz", training=False), word)
@@ -564,14 +565,14 @@ def test_names_of_classes(tmp_path: Path) -> None:
 
 def test_paths_that_cannot_be(tmp_path: Path) -> None:
     long = tmp_path / ("x" * 300 + ".keras")
-    for call in (lambda: models.load_model(long), lambda: models.load_weights(small(), long),
-                 lambda: data.load(long), lambda: images.decode(long), lambda: models.import_custom_objects(long),
-                 lambda: models.load_model(Path("a\0b.keras"))):
+    for call in (lambda: keras_files.load_model(long), lambda: keras_files.load_weights(small(), long),
+                 lambda: data.load(long), lambda: images.decode(long), lambda: keras_files.import_custom_objects(long),
+                 lambda: keras_files.load_model(Path("a\0b.keras"))):
         refused(call, "cannot be read")
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.keras"))
     small().save(tmp_path / "m.keras")
     (tmp_path / "m.keras").rename(odd)
-    models.load_model(odd)
+    keras_files.load_model(odd)
     root = tmp_path / "pictures"
     for name in ("a", "b"):
         (root / name).mkdir(parents=True)
@@ -591,7 +592,7 @@ def test_flipped_bits(name: str, tmp_path: Path) -> None:
         Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(tmp_path / name)
     else:
         small().save(tmp_path / name)
-    call = {"d.npz": data.load, "x.png": images.decode}.get(name, models.load_model)
+    call = {"d.npz": data.load, "x.png": images.decode}.get(name, keras_files.load_model)
     whole = (tmp_path / name).read_bytes()
     for turn in range(40):
         changed = bytearray(whole)

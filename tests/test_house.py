@@ -11,11 +11,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "cnnexport"
 LONGEST = 400
 TOO_LONG: dict[str, int] = {}
 """Files that are longer than LONGEST today, and what they may have at most: the list is there to shrink."""
+
+LIBRARY = re.compile(r"(keras\.src|tensorflow\.(python|core))\b")
+"""Modules of Keras and TensorFlow that have no public name."""
+PRIVATE = {
+    ("bench/suite.py", "_benchmarksession"): "pytest-benchmark has no other way to the rows that it is about to save",
+    ("interrupts.py", "_exit"): "public in Python's documentation, whatever its name",
+    ("supervision.py", "_exit"): "public in Python's documentation, whatever its name",
+    ("keras_files/objects_allowed.py", "keras.src"): "names in a list; keras_files/internals.py imports the modules",
+}
+"""Private names of other packages outside ``keras_files/internals.py``, and why: the list is there to shrink."""
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -59,12 +71,12 @@ def test_the_contract_is_the_architecture() -> None:
     assert {f"cnnexport.{name}" for rooms, keras in table() if keras == "no" for name in rooms} <= sources
 
 
+def private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
 def private_uses(module: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
     """The line and the name of each private name of another room that a module uses."""
-
-    def private(name: str) -> bool:
-        return name.startswith("_") and not name.startswith("__")
-
     foreign: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "cnnexport":
@@ -98,6 +110,54 @@ def test_a_private_name_of_another_room_is_seen() -> None:
               "def f():\n    from cnnexport.bench.plan import Row as R\n    return files._FULL, plan._labels, R._x.y\n")
     assert [line for line, _ in private_uses("cnnexport.report.page", ast.parse(source))] == [3, 6, 6, 6]
     assert [line for line, _ in private_uses("cnnexport.bench.tune", ast.parse(source))] == [3, 6]
+
+
+def foreign_uses(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """The line and the name of each private name of another package: attributes, their names in strings, modules."""
+    nodes = list(ast.walk(tree))
+    ours = {"self", "cls", *(alias.asname or alias.name for node in nodes if isinstance(node, ast.ImportFrom)
+                             and (node.module or "").split(".")[0] == "cnnexport" for alias in node.names)}
+    for node in nodes:
+        if isinstance(node, ast.Attribute):
+            own = isinstance(node.value, ast.Name) and node.value.id in ours
+            if not own and (private(node.attr) or node.attr in ("__dict__", "__setattr__")):
+                yield node.lineno, node.attr
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr", "setattr", "delattr"):
+            name = node.args[1].value if isinstance(node.args[1], ast.Constant) else ""
+            if private(name):
+                yield node.lineno, name
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            start = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            for whole in (start + alias.name for alias in node.names):
+                if found := LIBRARY.match(whole):
+                    yield node.lineno, found[0]
+                elif not whole.startswith("cnnexport.") and any(map(private, whole.split("."))):
+                    yield node.lineno, whole
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and (found := LIBRARY.match(node.value)):
+            yield node.lineno, found[0]
+
+
+def test_other_packages_private_names_are_asked_in_one_place() -> None:
+    found = {(file.relative_to(PACKAGE).as_posix(), name): line for _, file in modules()
+             for line, name in foreign_uses(ast.parse(file.read_text(encoding="utf-8")))
+             if file != PACKAGE / "keras_files" / "internals.py"}
+    assert set(found) == set(PRIVATE), {use: found.get(use) for use in set(found) ^ set(PRIVATE)}
+
+
+@pytest.mark.parametrize("planted", [
+    "layer._flatten_layers()", "keras.Model(x)._nodes", "x.__dict__['call']", "getattr(x, '_layers', None)",
+    "a.self._b", "hasattr(t, '_keras_history')", "object.__setattr__(layer, 'call', f)", "from keras.src.ops import nn",
+    "from keras import src", "from tensorflow.python.ops import gen_nn_ops", "import tensorflow.core.protobuf as p",
+    "from keras import _tf_keras", "import keras.src", "importlib.import_module('keras.src.ops')",
+    "importlib.import_module(f'tensorflow.python.{part}')", "import tensorflow as tf\ntf._api.v2"])
+def test_a_private_name_of_another_package_is_seen(planted: str) -> None:
+    assert list(foreign_uses(ast.parse(planted)))
+
+
+def test_ones_own_private_names_are_no_other_packages() -> None:
+    source = ("from __future__ import annotations\nfrom cnnexport.bench import plan, _x\nself._a, cls._b, plan._c\n"
+              "getattr(keras, 'src'), layer.__class__, super().__init__(), keras.layers\n'a file of keras.src.ops'\n")
+    assert not list(foreign_uses(ast.parse(source)))
 
 
 def test_nothing_heavy_is_imported_before_it_is_used() -> None:

@@ -20,7 +20,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from cnnexport import models
+from cnnexport import keras_files
 from cnnexport.conversion import convert_model
 from cnnexport.conversion.write import write_model
 from cnnexport.errors import InputError
@@ -50,7 +50,7 @@ def same(a: Any, b: Any, data: Any = IMAGES) -> None:
 
 def refused(path: Path, *words: str, **options: Any) -> str:
     with pytest.raises(InputError) as caught:
-        models.load_model(path, **options)
+        keras_files.load_model(path, **options)
     return one_line(caught, words)
 
 
@@ -82,7 +82,7 @@ def edited(source: Path, target: Path, change: Any) -> Path:
 def test_model_files(tmp_path, name):
     model = small()
     model.save(tmp_path / name)
-    loaded = models.load_model(tmp_path / name)
+    loaded = keras_files.load_model(tmp_path / name)
     same(model, loaded)
     assert tuple(loaded.inputs[0].shape) == (None, 8, 8, 3)
 
@@ -93,7 +93,7 @@ def test_operations_survive_h5(tmp_path):
     x = keras.ops.mean(x[:, 1:], axis=[1, 2])
     model = keras.Model(image, layers.Dense(2)(x + x * x))
     model.save(tmp_path / "m.h5")
-    same(model, models.load_model(tmp_path / "m.h5"))
+    same(model, keras_files.load_model(tmp_path / "m.h5"))
 
 
 def test_subclassed_model_without_inputs(tmp_path):
@@ -109,7 +109,7 @@ def test_subclassed_model_without_inputs(tmp_path):
     model = Sub()
     model(np.zeros((1, 3)))
     model.save(tmp_path / "m.keras")
-    same(model, models.load_model(tmp_path / "m.keras"), np.ones((2, 3), "float32"))
+    same(model, keras_files.load_model(tmp_path / "m.keras"), np.ones((2, 3), "float32"))
 
 
 # --- Keras 2 files, written as Keras 2 writes them ---------------------------------------------------------------
@@ -188,7 +188,7 @@ def test_keras2_h5_quirks(tmp_path):
         "img": {}, "block/conv": {"block/conv/kernel:0": rnd(3, 3, 3, 4) - 0.3, "block/conv/bias:0": rnd(4)},
         "dw": {"dw/depthwise_kernel:0": rnd(3, 3, 4, 1)},
         "inner": {"conv/kernel:0": rnd(3, 3, 4, 4) / 8, "conv/bias:0": rnd(4), **bn2("bn", 4)}}
-    loaded = models.load_model(write2(tmp_path / "old.h5", config, weights))
+    loaded = keras_files.load_model(write2(tmp_path / "old.h5", config, weights))
 
     def conv(x: Any, kernel: Any, bias: Any) -> Any:
         return tf.nn.conv2d(x, kernel, 1, "SAME") + bias
@@ -213,7 +213,7 @@ def test_keras2_sequential_without_input_layer(tmp_path):
     for config in (parts, {"name": "seq", "layers": parts}):  # before and after Keras 2.2.3
         path = write2(tmp_path / "seq.h5", {"class_name": "Sequential", "config": config}, weights, "2.2.2")
         x = tf.nn.conv2d(IMAGES, weights["c"]["c/kernel:0"], 1, "SAME") + weights["c"]["c/bias:0"]
-        np.testing.assert_allclose(models.load_model(path)(IMAGES), np.where(x > 0.4, x, 0), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(keras_files.load_model(path)(IMAGES), np.where(x > 0.4, x, 0), rtol=1e-5, atol=1e-5)
 
 
 def test_keras2_frozen_part_is_matched_by_name(tmp_path):
@@ -227,7 +227,7 @@ def test_keras2_frozen_part_is_matched_by_name(tmp_path):
     weights = {"inner": {"second/kernel:0": rnd(3, 3, 3, 3) - 0.5, "second/bias:0": rnd(3),
                          "first/kernel:0": rnd(3, 3, 3, 3), "first/bias:0": rnd(3) + 1}}
     path = write2(tmp_path / "m.h5", {"class_name": "Sequential", "config": {"name": "s", "layers": parts}}, weights)
-    loaded = models.load_model(path)
+    loaded = keras_files.load_model(path)
     second, b2, first, b1 = weights["inner"].values()
     x = tf.nn.conv2d(tf.nn.conv2d(IMAGES, first, 1, "SAME") + b1, second, 1, "SAME") + b2
     np.testing.assert_allclose(loaded(IMAGES), x, rtol=1e-4, atol=1e-4)
@@ -272,9 +272,9 @@ def test_keras2_keras_file(tmp_path):
     x = tf.nn.conv2d(IMAGES, rnd(3, 3, 3, 4), 1, "SAME") + rnd(4)
     gamma, beta, mean, variance = bn.values()
     expected = gamma * (x - mean) / np.sqrt(variance + 1e-3) + beta
-    loaded = models.load_model(tmp_path / "m.keras")
+    loaded = keras_files.load_model(tmp_path / "m.keras")
     np.testing.assert_allclose(loaded(IMAGES, training=False), expected, rtol=1e-4, atol=1e-4)
-    assert models.saved_training_steps(tmp_path / "m.keras") == 7
+    assert keras_files.saved_training_steps(tmp_path / "m.keras") == 7
 
 
 # --- code in files ---------------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ def test_lambda_needs_the_flag(tmp_path, name):
     model = with_lambda()
     model.save(tmp_path / name)
     refused(tmp_path / name, name, "'scale'", "Lambda", "--unsafe-load")
-    same(model, models.load_model(tmp_path / name, unsafe_load=True))
+    same(model, keras_files.load_model(tmp_path / name, unsafe_load=True))
 
 
 def test_nested_lambda_and_payload_are_found(tmp_path):
@@ -318,7 +318,7 @@ def test_keras2_lambda(tmp_path):
         "img", ["mean", 0, 0])
     path = write2(tmp_path / "m.h5", config, {})
     refused(path, "'mean'", "--unsafe-load")
-    loaded = models.load_model(path, unsafe_load=True)
+    loaded = keras_files.load_model(path, unsafe_load=True)
     np.testing.assert_allclose(loaded(IMAGES), IMAGES.mean((1, 2)) * 3, rtol=1e-5, atol=1e-6)
 
 
@@ -332,7 +332,8 @@ def test_unregistered_class(tmp_path, name):
     model = keras.Sequential([layers.Input((3,)), Tripled(name="mine")])
     model.save(tmp_path / name)
     refused(tmp_path / name, "'mine'", "Tripled", "register_keras_serializable", "--custom-objects")
-    same(model, models.load_model(tmp_path / name, custom_objects={"Tripled": Tripled}), np.ones((1, 3), "float32"))
+    loaded = keras_files.load_model(tmp_path / name, custom_objects={"Tripled": Tripled})
+    same(model, loaded, np.ones((1, 3), "float32"))
 
 
 @pytest.mark.parametrize(("module", "name"), [("os", "system"), ("trap_module", "Layer"), ("builtins", "eval")])
@@ -384,12 +385,12 @@ def test_custom_objects_file(tmp_path, monkeypatch):
     (tmp_path / "custom_file.py").write_text(CUSTOM)
     (tmp_path / "helper_of_custom.py").write_text("FACTOR = 5\n")
     path = list(sys.path)
-    found = models.import_custom_objects(tmp_path / "custom_file.py")
+    found = keras_files.import_custom_objects(tmp_path / "custom_file.py")
     assert sorted(found) == ["Scaled", "squash"] and sys.path == path and "custom_file" not in sys.modules
     model = keras.Sequential([layers.Input((3,)), found["Scaled"](), layers.Activation(found["squash"])])
     for name in ("m.keras", "m.h5"):
         model.save(tmp_path / name)
-        same(model, models.load_model(tmp_path / name, custom_objects=found), np.ones((1, 3), "float32"))
+        same(model, keras_files.load_model(tmp_path / name, custom_objects=found), np.ones((1, 3), "float32"))
 
 
 def test_unsafe_load_imports_what_the_file_names(tmp_path, monkeypatch):
@@ -402,7 +403,7 @@ def test_unsafe_load_imports_what_the_file_names(tmp_path, monkeypatch):
     model.save(tmp_path / "m.keras")
     monkeypatch.delitem(sys.modules, "users_layers")
     refused(tmp_path / "m.keras", "'mine'", "Doubled", "--unsafe-load")
-    same(model, models.load_model(tmp_path / "m.keras", unsafe_load=True), np.ones((1, 3), "float32"))
+    same(model, keras_files.load_model(tmp_path / "m.keras", unsafe_load=True), np.ones((1, 3), "float32"))
 
 
 @pytest.mark.parametrize(("text", "word"), [("import no_such_module", "no_such_module"), ("def f(:", "SyntaxError"),
@@ -412,7 +413,7 @@ def test_custom_objects_file_that_fails(tmp_path, text, word):
     if text is not None:
         path.write_text(text)
     with pytest.raises(InputError) as caught:
-        models.import_custom_objects(path)
+        keras_files.import_custom_objects(path)
     one_line(caught, ("bad.py", word))
 
 
@@ -428,7 +429,7 @@ def test_savedmodel_converts(tmp_path, make, how):
         model.export(folder, verbose=False)
     else:
         tf.saved_model.save(model, str(folder))
-    loaded = models.load_model(folder)
+    loaded = keras_files.load_model(folder)
     data = [np.random.default_rng(1).normal(size=(2, *t.shape[1:])).astype("float32") for t in model.inputs]
     same(model, loaded, data if len(data) > 1 else data[0])
     if how == "export" and make is two_ports:
@@ -441,7 +442,7 @@ def test_savedmodel_converts(tmp_path, make, how):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
     model.save(tmp_path / "m.keras")
     with pytest.raises(InputError) as caught:
-        models.load_weights(loaded, tmp_path / "m.keras")
+        keras_files.load_weights(loaded, tmp_path / "m.keras")
     one_line(caught, ("SavedModel", "fixed"))
 
 
@@ -482,7 +483,7 @@ def test_damaged_files(tmp_path, name):
                        (len(whole) - 10, "damaged")):
         path.write_bytes(whole[:size])
         refused(path, name, word)
-        assert models.saved_training_steps(path) is None
+        assert keras_files.saved_training_steps(path) is None
     path.write_text("this is no model")
     refused(path, name, "is not")
 
@@ -545,21 +546,21 @@ def test_weights(tmp_path, name):
         (tmp_path / "x.weights.h5").rename(tmp_path / name)
     else:
         (model.save_weights if ".weights" in name else model.save)(tmp_path / name)
-    before = models.sha256(tmp_path / name)
+    before = keras_files.sha256(tmp_path / name)
     other = small()
     for variable in other.weights:
         variable.assign(np.zeros(variable.shape))
-    models.load_weights(other, tmp_path / name)
+    keras_files.load_weights(other, tmp_path / name)
     for a, b in zip(model.weights, other.weights, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert models.sha256(tmp_path / name) == before
+    assert keras_files.sha256(tmp_path / name) == before
     with pytest.raises(InputError) as caught:
-        models.load_weights(small(filters=5), tmp_path / name)
+        keras_files.load_weights(small(filters=5), tmp_path / name)
     one_line(caught, (name, "(3, 3, 3, 5)", "(3, 3, 3, 4)", "kernel"))
     bare = keras.Model(other.input, other.layers[3].output)
     for wrong in (bare, keras.Model(other.input, layers.Dense(3)(other.output))):
         with pytest.raises(InputError) as caught:
-            models.load_weights(wrong, tmp_path / name)
+            keras_files.load_weights(wrong, tmp_path / name)
         one_line(caught, (name, "does not fit"))
 
 
@@ -571,14 +572,14 @@ def test_keras2_weights_file(tmp_path):
     with h5py.File(path, "w") as file:
         write2_weights(file, arrays)
     model = small()
-    models.load_weights(model, path)
+    keras_files.load_weights(model, path)
     flat = [array for group in arrays.values() for array in group.values()]
     for variable, array in zip(model.weights, flat, strict=True):
         np.testing.assert_array_equal(variable, array)
     untouched = small(classes=3)
     before = [np.array(v) for v in untouched.weights]
     with pytest.raises(InputError) as caught:
-        models.load_weights(untouched, path)
+        keras_files.load_weights(untouched, path)
     one_line(caught, ("fc/kernel:0", "(4, 3)", "(4, 2)"))
     for a, b in zip(before, untouched.weights):
         np.testing.assert_array_equal(a, b)  # nothing is put in where not all fits
@@ -591,7 +592,7 @@ def test_normalisation_weights_take_effect(tmp_path):
     model = keras.Sequential([layers.Input((8, 8, 3)), layer])
     model.save(tmp_path / "m.h5")
     fresh = keras.Sequential([layers.Input((8, 8, 3)), layers.Normalization()])
-    models.load_weights(fresh, tmp_path / "m.h5")
+    keras_files.load_weights(fresh, tmp_path / "m.h5")
     same(model, fresh)
 
 
@@ -600,7 +601,7 @@ def test_no_weights_file(tmp_path):
         file["x"] = 1
     for path, word in ((tmp_path / "other.h5", "no Keras weights"), (tmp_path / "none.h5", "does not exist")):
         with pytest.raises(InputError) as caught:
-            models.load_weights(small(), path)
+            keras_files.load_weights(small(), path)
         one_line(caught, (word,))
 
 
@@ -610,27 +611,27 @@ def test_no_weights_file(tmp_path):
 def test_training_steps(tmp_path):
     model = small()
     model.save(tmp_path / "never.keras")
-    assert models.saved_training_steps(tmp_path / "never.keras") is None
+    assert keras_files.saved_training_steps(tmp_path / "never.keras") is None
     model.compile("adam", "mse")
     model.fit(IMAGES, np.zeros((2, 2)), epochs=3, batch_size=1, verbose=0)
     for name in ("m.keras", "m.h5"):
         model.save(tmp_path / name)
-        assert models.saved_training_steps(tmp_path / name) == 6
+        assert keras_files.saved_training_steps(tmp_path / name) == 6
     model.save_weights(tmp_path / "m.weights.h5")
-    assert models.saved_training_steps(tmp_path / "m.weights.h5") == 6
+    assert keras_files.saved_training_steps(tmp_path / "m.weights.h5") == 6
     with h5py.File(tmp_path / "old.h5", "w") as file:
         write2_weights(file, {"optimizer_weights": {"training/Adam/iter:0": np.int64(41)}})
-    assert models.saved_training_steps(tmp_path / "old.h5") == 41
-    assert models.saved_training_steps(tmp_path / "missing.keras") is None
+    assert keras_files.saved_training_steps(tmp_path / "old.h5") == 41
+    assert keras_files.saved_training_steps(tmp_path / "missing.keras") is None
 
 
 def test_sha256(tmp_path):
     (tmp_path / "f").write_bytes(b"x" * 3_000_000)
-    assert models.sha256(tmp_path / "f") == hashlib.sha256(b"x" * 3_000_000).hexdigest()
+    assert keras_files.sha256(tmp_path / "f") == hashlib.sha256(b"x" * 3_000_000).hexdigest()
     for name in ("a", "b"):
         (tmp_path / name / "sub").mkdir(parents=True)
         (tmp_path / name / "sub" / "one").write_bytes(b"1")
         (tmp_path / name / "two").write_bytes(b"2")
-    assert models.sha256(tmp_path / "a") == models.sha256(tmp_path / "b")
+    assert keras_files.sha256(tmp_path / "a") == keras_files.sha256(tmp_path / "b")
     (tmp_path / "b" / "two").rename(tmp_path / "b" / "three")
-    assert models.sha256(tmp_path / "a") != models.sha256(tmp_path / "b")
+    assert keras_files.sha256(tmp_path / "a") != keras_files.sha256(tmp_path / "b")

@@ -193,7 +193,7 @@ def test_sensitivity_predicts_what_a_perturbation_does() -> None:
     """The estimate from one backward pass against changed weights, run for real."""
     import keras
 
-    from cnnexport import heads
+    from cnnexport.keras_files import heads
     from cnnexport.parity import live, sensitivity
 
     model = _network(dead=False)
@@ -220,7 +220,7 @@ def test_a_graph_answers_bit_for_bit_what_keras_does(trained_cnn: Any) -> None:
     import keras
     import tensorflow as tf
 
-    from cnnexport import heads
+    from cnnexport.keras_files import heads
     from cnnexport.parity import live
 
     class Odd(keras.layers.Layer):

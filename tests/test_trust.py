@@ -303,7 +303,7 @@ def test_weight_gradients_of_strided_pointwise_convolutions_are_right() -> None:
     """oneDNN's kernel for them corrupts the heap; ours is asked in a process of its own, should it do so too."""
     code = f'''
 import numpy as np, tensorflow as tf
-from cnnexport.onednn import sound_gradients
+from cnnexport.keras_files.onednn import sound_gradients
 
 def gradients(shape, dtype, transposed, graph):
     n, h, c, f, s, padding = shape

@@ -139,7 +139,7 @@ def build(
         randomise(model, asked.seed, value_range=_range(spec.preprocessing),
                   only=_to_draw(model, input_tensor, top_alone))
     elif not imagenet:
-        from cnnexport.models import load_weights
+        from cnnexport.keras_files import load_weights
 
         load_weights(model, Path(weights), unsafe_load=unsafe_load)
     return model
@@ -171,8 +171,10 @@ def _range(preprocessing: Preprocessing | None) -> tuple[float, float]:
 
 def _shape_of(tensor: Any, given: tuple[int | None, ...] | None) -> tuple[int | None, ...]:
     """The (height, width, channels) of an input tensor, which ``input_shape`` must not contradict."""
+    from cnnexport.keras_files.internals import made_by
+
     shape = tuple(getattr(tensor, "shape", ()))
-    if len(shape) != 4 or not hasattr(tensor, "_keras_history"):
+    if len(shape) != 4 or made_by(tensor) is None:
         raise UsageError("input_tensor is not a Keras tensor of shape (batch, height, width, channels); make one with "
                          "keras.Input")
     if not str(tensor.dtype).startswith(("float", "bfloat")):

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnexport.keras_files import internals
+
 _UNKNOWN_SIZE = 224  # pixels, where the model leaves height or width open
 _BATCH = 2
 _KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
@@ -41,9 +43,8 @@ def randomise(
 
     def wrapped(op: Any) -> Any:
         def run(*args: Any, **kwargs: Any) -> Any:
-            inner = getattr(op, "_functional", None) or op
-            if hasattr(inner, "_run_through_graph"):
-                return inner._run_through_graph(args[0], operation_fn=wrapped)
+            if (graph := internals.graph_of(op)) is not None:
+                return internals.run_graph(graph, args[0], wrapped)
             kept = only is not None and id(op) not in only
             if id(op) in seen or kept or not getattr(op, "weights", None):
                 return op(*args, **kwargs)
@@ -54,8 +55,8 @@ def randomise(
 
         return run
 
-    root = getattr(model, "_functional", None) or model
-    root._run_through_graph(_calibration(root.inputs, seed, value_range), operation_fn=wrapped)
+    root = internals.graph_of(model)
+    internals.run_graph(root, _calibration(root.inputs, seed, value_range), wrapped)
 
 
 def _before_add(model: Any) -> set[int]:
@@ -63,10 +64,11 @@ def _before_add(model: Any) -> set[int]:
     import keras
 
     return {
-        id(tensor._keras_history.operation)
-        for layer in model._flatten_layers(include_self=False)
+        id(origin[0])
+        for layer in internals.all_layers(model, itself=False)
         if isinstance(layer, keras.layers.Add)
         for tensor in layer.input[1:]
+        if (origin := internals.made_by(tensor))
     }
 
 

@@ -97,7 +97,7 @@ def convert(
         try:
             objects = None
             if custom_objects is not None:
-                from cnnexport.models import import_custom_objects
+                from cnnexport.keras_files import import_custom_objects
 
                 objects = import_custom_objects(custom_objects)
             if every:

@@ -42,7 +42,7 @@ def show(name: str, no_groups: bool, as_json: bool) -> None:
     if spec.table is not None:
         rows = spec.table(not no_groups)
     else:
-        from cnnexport.architectures.table import read
+        from cnnexport.architectures.built import read
         from cnnexport.console import quiet_libraries
 
         with quiet_libraries():

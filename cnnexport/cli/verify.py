@@ -58,7 +58,7 @@ def verify(
             path, providers=providers, runtimes=runtimes, max_time=max_time, progress=steps)
         if against is not None and found.error is None:
             from cnnexport.against import verify_against
-            from cnnexport.models import import_custom_objects
+            from cnnexport.keras_files import import_custom_objects
 
             objects = None if custom_objects is None else import_custom_objects(custom_objects)
             compared = verify_against(path, against, layers=layers, seed=seed, unsafe_load=unsafe_load,

@@ -61,9 +61,8 @@ def _inputs(model: Any) -> list[tuple[str, tuple[int | None, ...], Any]]:
         tensors = model.inputs if structure is None else keras.tree.flatten(structure)
         return [(t.name, tuple(t.shape[1:]), t.dtype) for t in tensors]
     # A subclassed model has no symbolic inputs, but remembers the shape that it was first called on.
-    built = list((getattr(model, "_build_shapes_dict", None) or {}).values())
-    if len(built) == 1 and isinstance(built[0], (tuple, list)) and len(built[0]) > 1 and all(
-            d is None or isinstance(d, int) for d in built[0]):
-        return [("input", tuple(built[0][1:]), model.input_dtype)]
+    built = (model.get_build_config() or {}).get("input_shape")
+    if isinstance(built, (tuple, list)) and len(built) > 1 and all(d is None or isinstance(d, int) for d in built):
+        return [("input", tuple(built[1:]), model.input_dtype)]
     raise InputError(f"model '{model.name}' does not know its input shape; call it once on data, or give it "
                      "an Input layer, before saving it")

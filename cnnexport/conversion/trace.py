@@ -14,6 +14,7 @@ from typing import Any
 
 from cnnexport.conversion.inputs import input_structure
 from cnnexport.errors import InputError
+from cnnexport.keras_files import internals
 from cnnexport.text import one_line
 
 SCOPE = "cnnexport_layer_"
@@ -51,7 +52,7 @@ def named_operations(model: Any) -> list[tuple[str, Any]]:
     seen: set[int] = {id(model)}
 
     def visit(layer: Any, path: str) -> None:
-        for child in [*(getattr(layer, "_layers", None) or ()), *(getattr(layer, "_operations", None) or ())]:
+        for child in internals.children(layer):
             if id(child) in seen:
                 continue
             seen.add(id(child))
@@ -68,7 +69,7 @@ def is_leaf(layer: Any) -> bool:
     """Whether ``layer`` is a Keras layer that holds no other."""
     import keras
 
-    return isinstance(layer, keras.Layer) and not getattr(layer, "_layers", None)
+    return isinstance(layer, keras.Layer) and not internals.children(layer)
 
 
 def is_operation(layer: Any) -> bool:
@@ -102,13 +103,7 @@ def _layer_scopes(layers: Sequence[tuple[str, Any]], failed: list[str]) -> Itera
 
     with ExitStack() as stack:
         for index, (_, layer) in enumerate(layers):
-            # object.__setattr__: Keras' tracker must not see the wrapper.
-            previous = layer.__dict__.get("call")
-            object.__setattr__(layer, "call", scoped(index, layer, layer.call))
-            if previous is None:
-                stack.callback(layer.__dict__.pop, "call", None)
-            else:
-                stack.callback(object.__setattr__, layer, "call", previous)
+            stack.enter_context(internals.replaced(layer, "call", scoped(index, layer, layer.call)))
         yield
 
 
@@ -125,11 +120,8 @@ def _unrolled(layer: Any, args: Sequence[Any]) -> Iterator[None]:
     if not isinstance(layer, keras.layers.RNN) or layer.unroll or steps is None or steps > LONGEST_UNROLLED:
         yield
         return
-    object.__setattr__(layer, "unroll", True)
-    try:
+    with internals.replaced(layer, "unroll", True):
         yield
-    finally:
-        object.__setattr__(layer, "unroll", False)
 
 
 @contextmanager
@@ -203,10 +195,8 @@ def trace(model: Any, signature: Sequence[tuple[str, tuple[int | None, ...], str
 
 def _freeze(concrete: Any, model: Any) -> Any:
     """Bake what a custom layer captured beside Keras variables (``tf.Variable``, tables) into constants."""
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
     try:
-        return convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+        return internals.with_constants(concrete)
     except Exception as error:
         raise InputError(
             f"cannot convert model '{model.name}': it captures a resource that ONNX cannot hold "

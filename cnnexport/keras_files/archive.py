@@ -19,15 +19,7 @@ from cnnexport import files
 from cnnexport.errors import InputError
 from cnnexport.text import one_line
 
-_ACCEPTED = "give a .keras file, an .h5 or .hdf5 model file, or a SavedModel folder"
 _AGAIN = "copy or save it again"
-_FOREIGN = {
-    ".tflite": "a TensorFlow Lite model", ".lite": "a TensorFlow Lite model", ".onnx": "an ONNX model already",
-    ".pb": "a TensorFlow graph", ".pbtxt": "a TensorFlow graph", ".pt": "a PyTorch file", ".pth": "a PyTorch file",
-    ".safetensors": "a safetensors file", ".ckpt": "a TensorFlow checkpoint", ".index": "a TensorFlow checkpoint",
-    ".json": "a JSON file", ".pkl": "a pickle", ".npz": "a NumPy archive", ".zip": "a zip archive",
-    ".mlmodel": "a Core ML model", ".mlpackage": "a Core ML model", ".py": "a Python file",
-}
 _WEIGHTS = ("model.weights.h5", "variables.h5")
 # What Keras writes, and what a Mac's archiver adds.
 _MEMBERS = re.compile(r"config\.json|metadata\.json|model\.weights\.h5|variables\.h5|assets/.*|__MACOSX/.*|"
@@ -37,39 +29,6 @@ _MOST_JSON = 64 << 20
 _ROOM, _EXPANSION = 256 << 20, 100
 """What a file may expand to: this much, or so many times its size. Keras compresses nothing; re-packed zeros do."""
 _MOST_DEPTH = 64
-
-
-def kind(path: Path) -> str:
-    """``zip``, ``h5`` or ``savedmodel``. Raises InputError for anything else, or what cannot be read."""
-    if files.is_folder(path):
-        if files.exists(path / "saved_model.pb"):
-            return "savedmodel"
-        raise InputError(f"{path} is a folder without saved_model.pb, so no SavedModel; {_ACCEPTED}")
-    files.regular(path, _ACCEPTED)
-    try:
-        with open(path, "rb") as file:
-            head = file.read(8)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {files.reason_of(error)}; make it readable") from error
-    suffix = path.suffix.lower()
-    if suffix in _FOREIGN or head[4:8] == b"TFL3":
-        raise InputError(f"{path.name} is {_FOREIGN.get(suffix, 'a TensorFlow Lite model')}, not a Keras model; "
-                         f"{_ACCEPTED}")
-    if not head:
-        raise InputError(f"{path.name} is empty; save or copy the model again")
-    found = "zip" if head[:4] == b"PK\x03\x04" else "h5" if head == b"\x89HDF\r\n\x1a\n" else None
-    expected = {".keras": "zip", ".h5": "h5", ".hdf5": "h5"}.get(path.suffix)
-    names = {"zip": "a .keras (zip) file", "h5": "an HDF5 file"}
-    if expected is None:
-        told = f"rename it to {path.stem}{'.keras' if found == 'zip' else '.h5'}" if found else _ACCEPTED
-        raise InputError(f"{path.name} has not the suffix of a Keras model; {told}")
-    if found is None:
-        raise InputError(f"{path.name} is not {names[expected]}, whatever its name says; it may be damaged: "
-                         "save or copy it again")
-    if found != expected:
-        raise InputError(f"{path.name} is {names[found]}, not {names[expected]}; rename it to "
-                         f"{path.stem}{'.keras' if found == 'zip' else '.h5'}")
-    return found
 
 
 # --- .keras ----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnexport.errors import InputError
+from cnnexport.keras_files import internals
 from cnnexport.keras_files.operators_allowed import ALLOWED, SAVERS
 
 _TRUST = "give --unsafe-load if you trust it"
@@ -146,8 +147,6 @@ def _behind(names: set[str], inputs: dict[str, set[str]]) -> set[str]:
 
 def _run_by(graph: Any) -> Iterator[str]:
     """The nodes that signatures, collections (initializers among them) and assets name."""
-    from tensorflow.core.framework import variable_pb2
-
     for signature in graph.signature_def.values():
         for info in (*signature.inputs.values(), *signature.outputs.values()):
             sparse = info.coo_sparse
@@ -161,9 +160,8 @@ def _run_by(graph: Any) -> Iterator[str]:
         if key == "savers":  # described, and never run
             continue
         for content in collection.bytes_list.value:
-            variable = variable_pb2.VariableDef()
             try:
-                variable.ParseFromString(content)
+                variable = internals.variable(content)
             except Exception:  # something else than a variable, which only describes
                 continue
             for name in (variable.variable_name, variable.initializer_name, variable.snapshot_name,

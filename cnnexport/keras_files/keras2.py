@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cnnexport.keras_files.archive import extract_weights, open_h5
-from cnnexport.keras_files.safety import POLICIES, check_names, objects_of, operation_module, provide_lambda_names
+from cnnexport.keras_files.internals import operation_module
+from cnnexport.keras_files.safety import POLICIES, check_names, objects_of, provide_lambda_names
 from cnnexport.keras_files.weights import put_legacy_weights, put_stored_weights
 
 _ALIASES = {

@@ -7,11 +7,11 @@ import importlib
 import inspect
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cnnexport.errors import InputError
+from cnnexport.keras_files import internals
 from cnnexport.keras_files.objects_allowed import CLASSES, FUNCTIONS, OPERATIONS
 
 REGISTER = ("register it with @keras.saving.register_keras_serializable() and give its file by --custom-objects "
@@ -86,8 +86,8 @@ def check_names(path: Path, config: Any, objects: dict[str, Any]) -> None:
     Follows Keras' own ``deserialize_keras_object``: what that would find by the names must be on the list.
     """
     import keras
-    from keras.src import layers as namespace
 
+    unqualified = internals.unqualified_names()
     for layer, node in objects_of(config):
         inner = node.get("config")
         if isinstance(inner, dict) and any(isinstance(inner.get(key), str) for key in _FILE_ARGUMENTS):
@@ -103,7 +103,7 @@ def check_names(path: Path, config: Any, objects: dict[str, Any]) -> None:
             known, name, what = _function_known(module, inner), inner, "function"
         else:
             # Older ways of Keras look a class up by this name alone, and among the tools beside the layers.
-            if name in vars(namespace) and name not in _names() and not _is_object(name, objects):
+            if name in unqualified and name not in _names() and not _is_object(name, objects):
                 known = False
             elif given:
                 continue
@@ -137,8 +137,8 @@ def _is_given(node: dict[str, Any], objects: dict[str, Any]) -> bool:
 def _class_known(module: Any, name: str) -> bool | None:
     """Whether a class is on the list; None where Keras has nothing of that name."""
     if not isinstance(module, str):
-        return True if name in _names() or operation_module(name) else None
-    found = _symbol(f"{module}.{name}")
+        return True if name in _names() or internals.operation_module(name) else None
+    found = internals.symbol(f"{module}.{name}")
     if found is None and module.startswith("keras."):
         # Only modules that are loaded already: importing one runs it.
         found = vars(sys.modules[module]).get(name) if module in sys.modules else None
@@ -150,16 +150,10 @@ def _function_known(module: Any, name: str) -> bool | None:
         return None
     if module == "builtins":
         found = [f for part in ("activations", "constraints", "initializers", "losses", "metrics", "optimizers",
-                                "regularizers") if (f := _symbol(f"keras.{part}.{name}")) is not None]
+                                "regularizers") if (f := internals.symbol(f"keras.{part}.{name}")) is not None]
     else:
-        found = [f] if (f := _symbol(f"{module}.{name}")) is not None else []
+        found = [f] if (f := internals.symbol(f"{module}.{name}")) is not None else []
     return all(id(f) in _allowed() for f in found) if found else None
-
-
-def _symbol(name: str) -> Any:
-    from keras.src import api_export
-
-    return api_export.get_symbol_from_name(name)
 
 
 @functools.cache
@@ -167,9 +161,8 @@ def _names() -> frozenset[str]:
     """The names of all classes on the list, and those that they have in Keras' source, which ``.h5`` files give."""
     found = {name for names in CLASSES.values() for name in names.split()}
     for module, names in CLASSES.items():
-        with suppress(ImportError):
-            holder = vars(importlib.import_module(module))
-            found |= {holder[name].__name__ for name in names.split() if name in holder}
+        holder = internals.members(module)
+        found |= {holder[name].__name__ for name in names.split() if name in holder}
     return frozenset(found)
 
 
@@ -181,26 +174,13 @@ def _allowed() -> frozenset[int]:
     found: list[Any] = []
     for table in (CLASSES, FUNCTIONS):
         for module, names in table.items():
-            with suppress(ImportError):  # of another version of Keras
-                holder = importlib.import_module(module)
-                found += [vars(holder).get(name) for name in names.split()]
+            found += map(internals.members(module).get, names.split())
     for module in OPERATIONS:
-        with suppress(ImportError):
-            found += [c for c in vars(importlib.import_module(module)).values() if isinstance(c, type)
-                      and issubclass(c, keras.Operation) and c.__module__ == module]
+        found += [c for c in internals.members(module).values() if isinstance(c, type)
+                  and issubclass(c, keras.Operation) and c.__module__ == module]
     for holder in (keras.ops, keras.ops.image):
         found += [f for f in vars(holder).values() if inspect.isfunction(f)]
     return frozenset(id(item) for item in found if item is not None)
-
-
-def operation_module(name: str) -> str | None:
-    """The module of Keras' operation class ``name``, as Keras names it in ``.keras`` files."""
-    for part in ("numpy", "nn", "core", "math", "image", "linalg"):
-        with suppress(ImportError):
-            module = importlib.import_module(f"keras.src.ops.{part}")
-            if isinstance(vars(module).get(name), type):
-                return module.__name__
-    return None
 
 
 def _import_class(module: str, name: str) -> Any:
@@ -222,8 +202,6 @@ def provide_lambda_names(unsafe_load: bool) -> None:
     import keras
     import numpy as np
     import tensorflow as tf
-    from keras.src.utils import python_utils
 
-    for name, module in (("tf", tf), ("np", np), ("keras", keras), ("K", keras.backend), ("ops", keras.ops),
-                         ("layers", keras.layers), ("tensorflow", tf), ("numpy", np)):
-        vars(python_utils).setdefault(name, module)
+    internals.give_to_lambdas({"tf": tf, "np": np, "keras": keras, "K": keras.backend, "ops": keras.ops,
+                               "layers": keras.layers, "tensorflow": tf, "numpy": np})

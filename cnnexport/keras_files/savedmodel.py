@@ -9,7 +9,7 @@ from typing import Any
 
 from cnnexport import files
 from cnnexport.errors import InputError
-from cnnexport.keras_files import graphs
+from cnnexport.keras_files import graphs, internals
 from cnnexport.text import one_line
 
 _MOST_ENTRIES, _MOST_DEPTH = 10_000, 16
@@ -88,11 +88,8 @@ def files_of(path: Path) -> list[Path]:
 
 def _check(path: Path, unsafe_load: bool) -> None:
     """Refuse a folder that would do anything but compute."""
-    from tensorflow.core.protobuf import saved_model_pb2
-
     files_of(path)
-    stored = saved_model_pb2.SavedModel()
-    stored.ParseFromString(files.read(path / "saved_model.pb", most=_MOST_GRAPH))
+    stored = internals.saved_model(files.read(path / "saved_model.pb", most=_MOST_GRAPH))
     if unsafe_load:
         return
     if files.exists(path / "saved_model.cpb"):

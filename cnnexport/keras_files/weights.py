@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnexport.errors import InputError
+from cnnexport.keras_files.internals import all_layers
 from cnnexport.text import one_line
 
 
@@ -26,7 +27,7 @@ def put_stored_weights(path: Path, file: Path, model: Any) -> None:
         raise InputError(f"{path.name} does not fit model '{model.name}': it holds weights of {len(stored)} layers, "
                          f"the model has {len(weighted)} with weights; give the file of this architecture")
     # What random layers remember plays no part in inference, and Keras 2 did not store it.
-    seeds = [v for layer in model._flatten_layers() for v in vars(layer).values()
+    seeds = [v for layer in all_layers(model) for v in vars(layer).values()
              if isinstance(v, keras.random.SeedGenerator)]
     try:
         model.load_weights(str(file), objects_to_skip=seeds)
@@ -125,6 +126,6 @@ def assign(path: Path, model: Any, expected: Sequence[tuple[str, Any]], found: S
                          f"{where} only; give the file of this architecture")
     for (_, variable), (_, array) in zip(expected, found):
         variable.assign(array[()])
-    for layer in model._flatten_layers():
+    for layer in all_layers(model):
         if hasattr(layer, "finalize_state") and layer.weights:
             layer.finalize_state()  # Normalization derives what it computes with from its weights

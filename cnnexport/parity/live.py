@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from cnnexport.conversion.ports import Port
+from cnnexport.keras_files import internals
 from cnnexport.parity.answers import CaseAnswer, KerasAnswers
 from cnnexport.parity.comparison import Array
 from cnnexport.parity.inputs import cases
@@ -35,13 +36,13 @@ def ask(
     layers: bool = True,
     keep_layers: bool = True,
 ) -> KerasAnswers:
-    """LiveRun a Keras model on every case; ``inputs`` are those of the file, in the order of the model's.
+    """Run a Keras model on every case; ``inputs`` are those of the file, in the order of the model's.
 
     ``kept_heads`` are the final activations that the conversion kept (all by default). With ``layers``, every
     layer's output on the first case is kept too (unless ``keep_layers`` is False, for ``stream_layers``), and the
     effect of each layer's weights on the outputs measured.
     """
-    from cnnexport import heads
+    from cnnexport.keras_files import heads
     from cnnexport.parity import sensitivity
 
     found = heads.heads(model) if kept_heads is None else list(kept_heads)
@@ -65,7 +66,7 @@ def asked(model: Any) -> Precision:
     A SavedModel has no policies; the types in its own graph tell.
     """
     compute, stored = [], []
-    for layer in model._flatten_layers():
+    for layer in internals.all_layers(model):
         compute.append(str(getattr(layer, "compute_dtype", None) or "float32"))
         stored += [str(v.dtype) for v in layer.variables]
         if (loaded := getattr(getattr(layer, "function", None), "keep", None)) is not None:
@@ -105,9 +106,9 @@ def run(
     wanted: Callable[[str], bool] = lambda layer: True,
     limit: int | None = None,
 ) -> LiveRun:
-    """LiveRun ``model`` at inference on ``arrays`` (Keras' layouts, batch first).
+    """Run ``model`` at inference on ``arrays`` (Keras' layouts, batch first).
 
-    ``heads`` are those of ``cnnexport.heads.heads``. With ``layers``, the calls of all leaf layers are recorded,
+    ``heads`` are those of ``keras_files.heads.heads``. With ``layers``, the calls of all leaf layers are recorded,
     with the outputs of the ``wanted`` ones, up to ``limit`` bytes of them.
     """
     import keras
@@ -126,7 +127,7 @@ def call(model: Any, heads: Sequence[Any], fed: Sequence[Any]) -> tuple[list[Any
     """
     import keras
 
-    from cnnexport import heads as endings
+    from cnnexport.keras_files import heads as endings
 
     structure = getattr(model, "input", None)
     single = len(fed) == 1 and not isinstance(structure, (dict, list, tuple))
@@ -248,10 +249,5 @@ def _observed(
         for path, layer in named_operations(model):
             if not is_leaf(layer) and not is_operation(layer):
                 continue
-            previous = layer.__dict__.get("call")
-            object.__setattr__(layer, "call", observed(path, layer, layer.call))
-            if previous is None:
-                stack.callback(layer.__dict__.pop, "call", None)
-            else:
-                stack.callback(object.__setattr__, layer, "call", previous)
+            stack.enter_context(internals.replaced(layer, "call", observed(path, layer, layer.call)))
         yield

@@ -28,7 +28,7 @@ def effects(model: Any, heads: Sequence[Any], arrays: Sequence[Array], *, seed: 
     import tensorflow as tf
 
     from cnnexport.conversion.trace import is_leaf, named_operations
-    from cnnexport.onednn import sound_gradients
+    from cnnexport.keras_files.onednn import sound_gradients
 
     layers = {path: [v for v in layer.variables if "float" in str(v.dtype)]
               for path, layer in named_operations(model) if is_leaf(layer)}

@@ -195,17 +195,12 @@ def _unfinished(folder: Path, asked: RunRecord) -> RunRecord | None:
 def _deterministic(seed: int) -> Iterator[None]:
     """The same numbers for a seed on one machine, while the block runs."""
     import keras
-    import tensorflow as tf
-    from tensorflow.python.framework import config
+
+    from cnnexport.keras_files.internals import deterministic_operations
 
     keras.utils.set_random_seed(seed)
-    before = config.is_op_determinism_enabled()
-    tf.config.experimental.enable_op_determinism()
-    try:
+    with deterministic_operations():
         yield
-    finally:
-        if not before:
-            config.disable_op_determinism()
 
 
 def _train(

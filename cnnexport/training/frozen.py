@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from cnnexport.keras_files import internals
+
 
 def split(model: Any) -> tuple[Any, Any] | None:
     """``model`` as a frozen front and the rest that learns, which share its layers; None where it cannot be cut.
@@ -12,8 +14,7 @@ def split(model: Any) -> tuple[Any, Any] | None:
     """
     import keras
 
-    nodes = [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
-    nodes = [node for node in nodes if not node.is_input]
+    nodes = [node for node in internals.nodes(model) if not node.is_input]
     learn = next((i for i, node in enumerate(nodes) if getattr(node.operation, "trainable_weights", None)), None)
     if not learn or len(model.inputs) != 1:
         return None
@@ -37,7 +38,7 @@ def split(model: Any) -> tuple[Any, Any] | None:
 
 def seeded(layer: Any) -> bool:
     """Whether a layer draws at random while training (dropout, augmentation), so that its output is no constant."""
-    return bool(getattr(layer, "_seed_generators", None)) or getattr(layer, "seed_generator", None) is not None
+    return bool(internals.seed_generators(layer)) or getattr(layer, "seed_generator", None) is not None
 
 
 def backbone_layers(model: Any, count: int) -> list[Any]:

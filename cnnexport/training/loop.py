@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from cnnexport.errors import InputError, OutputError
 from cnnexport.files import sha256
-from cnnexport.onednn import sound_gradients
+from cnnexport.keras_files import internals
+from cnnexport.keras_files.onednn import sound_gradients
 from cnnexport.training import frozen, runs
 from cnnexport.training.batches import Images, order_of, stream
 from cnnexport.training.options import Options
@@ -311,7 +312,7 @@ def _class_weights(labels: NDArray[np.int64]) -> dict[int, float]:
 
 def variables(part: Any) -> list[Any]:
     """What a part of a network holds: weights, then the states of its random generators."""
-    generators = [g.state for layer in part._flatten_layers() for g in getattr(layer, "_seed_generators", [])]
+    generators = [g.state for layer in internals.all_layers(part) for g in internals.seed_generators(layer)]
     unique = {id(v): v for v in [*part.weights, *generators]}
     return list(unique.values())
 

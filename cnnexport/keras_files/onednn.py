@@ -8,18 +8,19 @@ the convolution without a stride over those pixels, which oneDNN computes rightl
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
+from cnnexport.keras_files import internals
 
-@contextmanager
-def sound_gradients() -> Iterator[None]:
+
+def sound_gradients() -> AbstractContextManager[None]:
     """Compute and trace weight gradients without the faulty kernel while the block runs: the same numbers."""
-    from tensorflow.python.ops import gen_nn_ops  # where the gradients of convolutions look the operation up
+    return internals.filter_gradients(_sound)
 
-    faulty = gen_nn_ops.conv2d_backprop_filter
 
+def _sound(faulty: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(faulty)
     def sound(
         input: Any, filter_sizes: Any, out_backprop: Any, strides: Any, padding: Any, *rest: Any,
@@ -33,20 +34,16 @@ def sound_gradients() -> Iterator[None]:
             input, strides = input[tuple(places)], [1, 1, 1, 1]
         return faulty(input, filter_sizes, out_backprop, strides, padding, *rest, data_format=data_format, **options)
 
-    gen_nn_ops.conv2d_backprop_filter = sound
-    try:
-        yield
-    finally:
-        gen_nn_ops.conv2d_backprop_filter = faulty
+    return sound
 
 
 def _kernel(filter_sizes: Any) -> tuple[int, int] | None:
     """Height and width in a tensor of a filter's shape; None where no graph tells."""
-    from tensorflow.python.framework import tensor_util
+    import tensorflow as tf
 
     operation = None if hasattr(filter_sizes, "numpy") else getattr(filter_sizes, "op", None)
     if operation is not None and operation.type in ("Shape", "ShapeN"):
         shape = operation.inputs[filter_sizes.value_index if operation.type == "ShapeN" else 0].shape
         return None if shape.rank != 4 or None in shape[:2].as_list() else (int(shape[0]), int(shape[1]))
-    known = tensor_util.constant_value(filter_sizes)
+    known = tf.get_static_value(filter_sizes)
     return None if known is None else (int(known[0]), int(known[1]))

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.machinery
-import importlib.util
-import inspect
-import os
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cnnexport import files
 from cnnexport.errors import InputError
-from cnnexport.keras_files import archive, keras2, savedmodel
+from cnnexport.keras_files import archive, keras2, kinds, savedmodel
 from cnnexport.keras_files.safety import REGISTER, check_code, objects_of, provide_lambda_names
-from cnnexport.keras_files.weights import assign, names_in, put_legacy_weights, put_stored_weights
+from cnnexport.keras_files.weights import assign, put_legacy_weights, put_stored_weights
 from cnnexport.text import one_line
 
 
@@ -33,7 +25,7 @@ def load_model(path: Path, *, unsafe_load: bool = False, custom_objects: Mapping
         InputError: the file cannot be read, is not such a model, or needs code that was not given.
     """
     path, objects = Path(path), dict(custom_objects or {})
-    kind = archive.kind(path)
+    kind = kinds.kind(path)
     if kind == "savedmodel":
         return savedmodel.load(path, unsafe_load)
     config, version = archive.zip_config(path) if kind == "zip" else archive.h5_config(path)
@@ -105,7 +97,7 @@ def load_weights(model: Any, path: Path, *, unsafe_load: bool = False) -> None:
 def _put_weights(model: Any, path: Path, unsafe_load: bool) -> None:
     import keras
 
-    if archive.kind(path) == "h5":
+    if kinds.kind(path) == "h5":
         with archive.open_h5(path) as file:
             if "layer_names" in file.attrs or "layer_names0" in file.attrs:
                 put_legacy_weights(path, file, model)
@@ -122,79 +114,3 @@ def _put_weights(model: Any, path: Path, unsafe_load: bool) -> None:
     source = load_model(path, unsafe_load=unsafe_load)
     assign(path, model, [(v.path, v) for v in model.weights],
            [(w.path, keras.ops.convert_to_numpy(w)) for w in source.weights])
-
-
-# --- what is known of a file -----------------------------------------------------------------------------------
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file; of a folder, over the relative names and contents of its files in order."""
-    path = Path(path)
-    if not files.is_folder(path):
-        return files.sha256(files.regular(path))
-    digest = hashlib.sha256()
-    for file in savedmodel.files_of(path):
-        digest.update(os.fsencode(file.relative_to(path).as_posix()) + b"\0")
-        digest.update(str(file.stat().st_size).encode() + b"\0")
-        with open(file, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def saved_training_steps(path: Path) -> int | None:
-    """How many optimizer steps a model or weights file records; None where it does not say."""
-    path = Path(path)
-    with suppress(Exception):
-        kind = archive.kind(path)
-        if kind == "savedmodel":
-            reader = savedmodel.checkpoint(path)
-            keys = [k for k in reader.get_variable_to_shape_map()
-                    if re.search(r"optimizer.*/(_?iterations?|iter|_variables/0)/\.ATTRIBUTES", k)]
-            return int(reader.get_tensor(min(keys, key=len)))
-        with archive.zip_weights(path) if kind == "zip" else archive.open_h5(path) as file:
-            return _steps(file)
-    return None
-
-
-def _steps(file: Any) -> int | None:
-    if "optimizer_weights" in file:
-        group = file["optimizer_weights"]
-        for name in names_in(group, "weight_names"):
-            if re.fullmatch(r"iter(ations?)?(:0)?", name.split("/")[-1]):
-                return int(group[name][()]) if group[name].shape == () else None
-    for place in ("optimizer", "optimizer/inner_optimizer"):
-        if f"{place}/vars/0" in file and file[f"{place}/vars/0"].shape == ():
-            return int(file[f"{place}/vars/0"][()])
-    return None
-
-
-def import_custom_objects(path: Path) -> dict[str, Any]:
-    """Import the user's Python file, so that what it registers is known, and return its layers and functions.
-
-    Raises:
-        InputError: the file does not exist, or what it raised.
-    """
-    import keras
-
-    path = Path(path)
-    if not files.exists(path):
-        raise InputError(f"the custom objects' file {path} does not exist; give a Python file")
-    files.regular(path, "give a Python file")
-    name = f"_cnnexport_custom_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
-    loader = importlib.machinery.SourceFileLoader(name, str(path.resolve()))
-    spec = importlib.util.spec_from_loader(name, loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    sys.path.insert(0, str(path.resolve().parent))  # so that it finds its neighbours, as when it is run
-    try:
-        loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise InputError(f"{path.name} cannot be imported: {type(error).__name__}: {one_line(error)}; it must run by "
-                         f"itself, as `python {path.name}`") from error
-    finally:
-        sys.path.remove(str(path.resolve().parent))
-    return {key: value for key, value in vars(module).items() if getattr(value, "__module__", None) == name
-            and (inspect.isfunction(value) or (isinstance(value, type) and issubclass(value, keras.layers.Layer)))}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cnnexport.errors import InputError
+from cnnexport.keras_files import internals
 
 PROBABILITIES = frozenset({"softmax", "sigmoid", "log_softmax", "hard_sigmoid"})
 """Activations whose outputs are called ``probabilities``."""
@@ -41,18 +42,15 @@ def heads(model: Any) -> list[Head | None]:
 
 
 def _head(model: Any, tensor: Any) -> Head | None:
-    history = getattr(tensor, "_keras_history", None)
-    if history is None:
+    origin = internals.made_by(tensor)
+    if origin is None:
         return None
-    operation = history.operation
-    inner = getattr(operation, "_functional", None) or operation
-    if hasattr(inner, "_run_through_graph"):
+    operation, index = origin
+    if (graph := internals.graph_of(operation)) is not None:
         import keras
 
-        return _head(operation, keras.tree.flatten(inner.outputs)[history.tensor_index])
-    owner = getattr(model, "_functional", None) or model
-    nodes = [n for depth in getattr(owner, "_nodes_by_depth", {}).values() for n in depth]
-    uses = sum(n.operation is operation for n in nodes)
+        return _head(operation, keras.tree.flatten(graph.outputs)[index])
+    uses = sum(node.operation is operation for node in internals.nodes(model))
     kind = type(operation).__name__
     if kind in _PASSING and kind != "Activation":
         names = {"ReLU": "relu", "LogSoftmax": "log_softmax", "HardSigmoid": "hard_sigmoid"}
@@ -107,9 +105,9 @@ def without(found: Sequence[Head | None]) -> Iterator[None]:
                 raise InputError(f"layer '{head.operation.name}' is used {head.uses} times, so its final activation "
                                  "cannot be left out for the output alone; convert without --logits")
             if head.separate:
-                _replace(stack, head.operation, "call", lambda x, *args, **kwargs: x)
+                stack.enter_context(internals.replaced(head.operation, "call", lambda x, *args, **kwargs: x))
             else:
-                _replace(stack, head.operation, "activation", keras.activations.linear)
+                stack.enter_context(internals.replaced(head.operation, "activation", keras.activations.linear))
         yield
 
 
@@ -130,16 +128,6 @@ def recording(found: Sequence[Head | None]) -> Iterator[list[tuple[Any, Any]]]:
     with ExitStack() as stack:
         for head in {id(h.operation): h for h in found if h is not None}.values():
             name = "call" if head.separate else "activation"
-            _replace(stack, head.operation, name, recorded(getattr(head.operation, name)))
+            changed = recorded(getattr(head.operation, name))
+            stack.enter_context(internals.replaced(head.operation, name, changed))
         yield records
-
-
-def _replace(stack: ExitStack, operation: Any, name: str, value: Any) -> None:
-    """Set an attribute behind Keras' tracker until ``stack`` unwinds."""
-    had = name in operation.__dict__
-    previous = operation.__dict__.get(name)
-    object.__setattr__(operation, name, value)
-    if had:
-        stack.callback(object.__setattr__, operation, name, previous)
-    else:
-        stack.callback(operation.__dict__.pop, name, None)

@@ -1,0 +1,167 @@
+"""What the package needs of Keras and TensorFlow beyond their public interfaces, one function a need.
+
+No other module touches their private names (``tests/test_house.py``). ``tests/test_internals.py`` says of each function
+what must stay true of the libraries, so that a version that changes it fails there, by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+# --- Keras: layers ---------------------------------------------------------------------------------------------
+
+
+def all_layers(model: Any, *, itself: bool = True) -> list[Any]:
+    """Every layer in a model at any depth, once; with the model itself first unless told otherwise."""
+    return list(model._flatten_layers(include_self=itself))
+
+
+def children(layer: Any) -> list[Any]:
+    """The layers that a layer holds directly, then the layers and operations of its graph; some come twice."""
+    return [*(getattr(layer, "_layers", None) or ()), *(getattr(layer, "_operations", None) or ())]
+
+
+def seed_generators(layer: Any) -> list[Any]:
+    """The random generators that a layer draws from while training."""
+    return list(getattr(layer, "_seed_generators", None) or ())
+
+
+@contextmanager
+def replaced(operation: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute of a layer or operation, such as its ``call``, unseen by Keras' tracker while the block runs."""
+    had, before = name in vars(operation), vars(operation).get(name)
+    object.__setattr__(operation, name, value)
+    try:
+        yield
+    finally:
+        if had:
+            object.__setattr__(operation, name, before)
+        else:
+            vars(operation).pop(name, None)
+
+
+# --- Keras: graphs ---------------------------------------------------------------------------------------------
+
+
+def graph_of(layer: Any) -> Any:
+    """The functional graph that a layer is, or that a Sequential model holds; None where there is none."""
+    graph = getattr(layer, "_functional", None) or layer
+    return graph if hasattr(graph, "_run_through_graph") else None
+
+
+def nodes(model: Any) -> list[Any]:
+    """The calls (operation, tensors in and out) of a model's graph, inputs first; none where it has no graph."""
+    depths = getattr(graph_of(model), "_nodes_by_depth", {})
+    return [node for depth in sorted(depths, reverse=True) for node in depths[depth]]
+
+
+def run_graph(graph: Any, inputs: Any, each: Callable[[Any], Callable[..., Any]]) -> Any:
+    """Run a graph on tensors with ``each(operation)`` called in every operation's place."""
+    return graph._run_through_graph(inputs, operation_fn=each)
+
+
+def made_by(tensor: Any) -> tuple[Any, int] | None:
+    """The operation that a symbolic tensor comes from, and which of its outputs it is; None for any other tensor."""
+    history = getattr(tensor, "_keras_history", None)
+    return None if history is None else (history.operation, history.tensor_index)
+
+
+# --- Keras: names ----------------------------------------------------------------------------------------------
+
+
+def symbol(name: str) -> Any:
+    """What Keras finds by a public name (``keras.layers.Dense``) when it reads a file; None where it finds nothing."""
+    from keras.src import api_export
+
+    return api_export.get_symbol_from_name(name)
+
+
+def unqualified_names() -> frozenset[str]:
+    """By which Keras finds what a file names without a module: its layers, and the tools imported beside them."""
+    from keras.src import layers
+
+    return frozenset(vars(layers))
+
+
+def members(module: str) -> dict[str, Any]:
+    """What a module of Keras holds, with a public name or without; nothing where this version has no such module."""
+    try:
+        return vars(importlib.import_module(module))
+    except ImportError:
+        return {}
+
+
+def operation_module(name: str) -> str | None:
+    """The module of Keras' operation class ``name``, as Keras names it in ``.keras`` files."""
+    modules = (f"keras.src.ops.{part}" for part in ("numpy", "nn", "core", "math", "image", "linalg"))
+    return next((module for module in modules if isinstance(members(module).get(name), type)), None)
+
+
+def give_to_lambdas(objects: Mapping[str, Any]) -> None:
+    """Add what is missing to the globals that the code of a Lambda in a file runs in."""
+    from keras.src.utils import python_utils
+
+    for name, value in objects.items():
+        vars(python_utils).setdefault(name, value)
+
+
+def imagenet_index_url() -> str:
+    """Where keras.applications has the names of ImageNet's classes."""
+    from keras.src.applications import imagenet_utils
+
+    return str(imagenet_utils.CLASS_INDEX_PATH)
+
+
+# --- TensorFlow ------------------------------------------------------------------------------------------------
+
+
+def saved_model(content: bytes) -> Any:
+    """The protocol buffer in a ``saved_model.pb``, which is parsed and nothing more."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    return saved_model_pb2.SavedModel.FromString(content)
+
+
+def variable(content: bytes) -> Any:
+    """A variable as TensorFlow 1 describes it in a graph's collections."""
+    from tensorflow.core.framework import variable_pb2
+
+    return variable_pb2.VariableDef.FromString(content)
+
+
+def with_constants(concrete: Any) -> Any:
+    """A traced function with what it captured as constants in its graph."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    return convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+
+
+@contextmanager
+def deterministic_operations() -> Iterator[None]:
+    """Let TensorFlow compute the same numbers each time while the block runs: publicly it can only be told to begin."""
+    import tensorflow as tf
+    from tensorflow.python.framework import config
+
+    before = config.is_op_determinism_enabled()
+    tf.config.experimental.enable_op_determinism()
+    try:
+        yield
+    finally:
+        if not before:
+            config.disable_op_determinism()
+
+
+@contextmanager
+def filter_gradients(wrapped: Callable[[Any], Any]) -> Iterator[None]:
+    """Let convolutions' weight gradients be computed by ``wrapped(TensorFlow's own function)`` while the block runs."""
+    from tensorflow.python.ops import gen_nn_ops  # where the gradients of convolutions look the operation up
+
+    own = gen_nn_ops.conv2d_backprop_filter
+    gen_nn_ops.conv2d_backprop_filter = wrapped(own)
+    try:
+        yield
+    finally:
+        gen_nn_ops.conv2d_backprop_filter = own
