@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnexport import convert, evaluation, predict
+from cnnexport import Classifier, convert, evaluation, predict, runtimes
 from cnnexport.architectures.spec import CAFFE
 from cnnexport.data import Preparation, decode, prepare
 from cnnexport.data.images import preparation
+from cnnexport.errors import UsageError
 from tests.outside import IN_PROCESS
 
 _PROBE = (
@@ -129,3 +130,43 @@ def test_a_provider_that_cannot_be_had(place: Path, cnnexport: Any) -> None:
     for arguments in (["predict", place / "b", place / "a.png"], ["evaluate", place / "b", "--data", "digits"]):
         result = cnnexport(*arguments, "--provider", "cuda")
         assert result.code == 5 and "CUDAExecutionProvider is unavailable" in result.err
+
+
+def test_a_classifier_takes_files_their_content_and_pixels(place: Path) -> None:
+    classifier = Classifier.open(place / "b")
+    files = [place / name for name in ("a.png", "b.jpg", "grey.png")]
+    expected = classifier.predict(files)
+    pixels = [decode(file) for file in files]
+    for given in (list(map(str, files)), [file.read_bytes() for file in files], pixels, iter(pixels)):
+        found = classifier.predict(given)
+        assert [a.predictions for a in found] == [a.predictions for a in expected]
+    for one in (files[0], str(files[0]), files[0].read_bytes(), pixels[0]):
+        (answer,) = classifier.predict(one, top=1)
+        assert answer.predictions == expected[0].predictions[:1]
+    batch = np.stack([pixels[0]] * 40)  # more than run at once
+    assert len({a.predictions[0].index for a in classifier.predict(batch)}) == 1
+    assert [a.image for a in classifier.predict([pixels[0], files[0]])] == ["image 0", str(files[0])]
+    assert classifier.predict([]) == []
+
+
+def test_what_is_no_image_is_told(place: Path) -> None:
+    classifier = Classifier.open(place / "b")
+    for wrong in (np.zeros((4, 4, 3), np.float32), np.zeros((2, 4, 4, 7), np.uint8), [np.zeros(4, np.uint8)]):
+        with pytest.raises(UsageError, match="as uint8"):
+            classifier.predict(wrong)
+    good, bad = classifier.predict([place / "a.png", b"no image"])
+    assert good.predictions and not good.error and bad.error and "the image is no image" in bad.error
+
+
+@pytest.mark.parametrize("runtime", ["reference", "openvino"])
+def test_other_runtimes_classify_alike(place: Path, runtime: str) -> None:
+    if not runtimes.get(runtime).installed():
+        pytest.skip(f"{runtime} is not installed")
+    files = sorted((place / "d" / "3").iterdir())[:2]
+    usual, other = Classifier.open(place / "b"), Classifier.open(place / "b", runtime=runtime)
+    for a, b in zip(usual.predict(files, top=10), other.predict(files, top=10)):
+        said = {p.index: p.probability for p in a.predictions}
+        assert all(p.probability == pytest.approx(said[p.index], rel=1e-3, abs=1e-6) for p in b.predictions)
+    found = evaluation.evaluate(place / "b", place / "d", split="all", runtime=runtime)
+    assert found["runtime"] == runtime and found["nodes"] and "ONNX Runtime" not in evaluation.format_evaluation(found)
+    assert found["correct"] == evaluation.evaluate(place / "b", place / "d", split="all")["correct"]

@@ -145,6 +145,7 @@ def test_all_interrupted_keeps_what_is_made(tmp_path: Path) -> None:
     end = time.monotonic() + 120
     while not (tmp_path / "made" / "lenet5-same").exists() and time.monotonic() < end:
         time.sleep(0.05)
+    time.sleep(0.3)  # it is there before it is counted; the next one takes seconds
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
     assert running.returncode == 130 and out == ""
