@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cnnexport import files, supervision
+from cnnexport import distribution, files, supervision
 from cnnexport.bench import machine, measure
 from cnnexport.bench.forks import Fork, Interrupted, Stop
 from cnnexport.bench.plan import LATENCY, THROUGHPUT, Goal, Row
@@ -69,6 +69,7 @@ def run(
     """
     import pytest
 
+    distribution.require(distribution.BENCH)
     if save is not None:
         files.check_writable(save)
     outcome = SuiteOutcome()
