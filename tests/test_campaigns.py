@@ -43,7 +43,7 @@ def test_a_kill_at_any_moment_of_convert(made: tuple[Path, float], tmp_path: Pat
     model = bundles.sha256(bundle / "model.onnx")
     for number in range(count):
         place = tmp_path / str(number) / "exported"
-        command = [COMMAND, "convert", "lenet5", "-o", place / "b", "--quiet"]
+        command = [COMMAND, "convert", "lenet5", "-o", str(place / "b"), "--quiet"]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         time.sleep(seconds * 1.1 * (number + 0.5) / count)
         process.kill()
@@ -77,8 +77,8 @@ def test_a_signal_at_any_moment(made: tuple[Path, float], tmp_path: Path, count:
     first = time.perf_counter() - start
     commands = [(["convert", "lenet5", "-o", "out/b"], seconds),
                 (["train", "lenet5", "--epochs", "1", "-o", "out/r"], 7),
-                (["bench", bundle, "--max-time", "3", "--save", "r.json"], 4), (["verify", bundle], 0.7),
-                (["evaluate", bundle, "--data", "digits"], 1.5)]
+                (["bench", str(bundle), "--max-time", "3", "--save", "r.json"], 4), (["verify", str(bundle)], 0.7),
+                (["evaluate", str(bundle), "--data", "digits"], 1.5)]
     clean = 0
     for number in range(count):
         words, length = commands[number % len(commands)]

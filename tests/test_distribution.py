@@ -193,8 +193,8 @@ def test_the_runtime_installed_alone(place: Path, tmp_path: Path) -> None:
     assert not {name.replace("_", "-") for name in listed} & {"tensorflow", "keras", "tf2onnx", "onnx-ir", "pytest"}
     run = runner(place, scripts / "cnnexport")
     for line in (*LIGHT, "doctor"):
-        done = run(line)
-        assert done.code == 0 and done.out and "error" not in done.err, (line, done)
+        end = run(line)
+        assert end.code == 0 and end.out and "error" not in end.err, (line, end)
     assert run("--version").out.split()[-1] == package.__version__
     for line in HEAVY:
         assert_one_line(run(line), "needs Keras", "pip uninstall -y cnnexport-runtime && pip install cnnexport")
