@@ -191,9 +191,9 @@ def _flatten(editor: Editor, model: Any) -> Iterator[Mutant]:
 
             def change(e: Editor, name: str = name, turned: int = turned) -> None:
                 order = np.arange(height * width * channels).reshape(channels, height, width)
-                order = order.transpose(1, 2, 0).reshape(-1)
+                places = order.transpose(1, 2, 0).reshape(-1)
                 kernel = e.array(name)
-                e.put(name, kernel[:, order] if turned else kernel[order])
+                e.put(name, kernel[:, places] if turned else kernel[places])
 
             yield Mutant("flatten order", reader, "columns in NHWC order", change)
 

@@ -129,7 +129,8 @@ def quiet_libraries(*, show_downloads: bool = False) -> Iterator[TextIO]:
     previous = sys.stderr
     try:
         with warnings.catch_warnings(), redirect_stdout(user if show_downloads else io.StringIO()):
-            warnings.simplefilter("ignore")
+            # After the filters of who runs us from Python; those of -W, for whole programs, would end libraries.
+            warnings.simplefilter("ignore", append=not sys.warnoptions)
             logging.disable(logging.WARNING)
             yield user
     finally:

@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cnnexport import runtimes
+from cnnexport import distribution, runtimes
 from cnnexport.errors import InputError, ProviderError
 from cnnexport.runtimes import cuda, ort, profile
 from cnnexport.runtimes.ort import PROVIDERS
 from cnnexport.runtimes.printed import captured, line, shorten
 
-_PACKAGES = ("cnnexport", "click", "numpy", "onnx", "onnx_ir", "tf2onnx", "tensorflow", "keras")
+_PACKAGES = ("click", "numpy", "onnx")
+_WITH_KERAS = ("onnx_ir", "tf2onnx", "tensorflow", "keras")
 _UNPROBED = {"AzureExecutionProvider": "compiled in; it calls remote services, so it is not probed"}
 
 
@@ -47,7 +48,9 @@ def doctor() -> list[Finding]:
     looked up, not imported.
     """
     checks = [Finding("python", True, f"{platform.python_version()} ({sys.executable})")]
+    checks.append(_own())
     checks.extend(_package(name) for name in _PACKAGES)
+    checks.extend(_package(name, without=distribution.without_keras()) for name in _WITH_KERAS)
     checks.append(_wheel())
     checks.append(Finding("platform", True, f"{platform.platform()}, {platform.machine()}"))
     checks.append(Finding("cores", True, _cores()))
@@ -132,12 +135,31 @@ def _probe(onnxruntime: Any, name: str, *, optional: bool) -> Finding:
     return Finding(name, True, "made a session and ran a convolution", optional=optional)
 
 
-def _package(name: str) -> Finding:
+def _own() -> Finding:
+    """Which of our own distributions is installed; both at once have the same files."""
+    found = distribution.installed()
+    if not found:
+        return Finding("cnnexport", False, "not installed", "pip install cnnexport")
+    if len(found) == 1:
+        ((name, version),) = found.items()
+        more = "" if name == distribution.WHOLE else f" ({name}, without Keras)"
+        return Finding("cnnexport", True, f"{version}{more}")
+    detail = " and ".join(f"{name} {version}" for name, version in found.items())
+    return Finding("cnnexport", False, f"{detail}: these overwrite each other's files",
+                 f"pip uninstall -y {' '.join(found)}, then pip install only one of them (cnnexport does all that "
+                 f"{distribution.RUNTIME} does)")
+
+
+def _package(name: str, *, without: bool = False) -> Finding:
+    """One package; ``without`` says that what is installed goes without it."""
     version = cuda.installed_version(name)
     if version is not None:
         return Finding(name, True, version)
     if name == "tensorflow" and (version := cuda.installed_version("tensorflow-cpu")):
         return Finding(name, True, f"{version} (tensorflow-cpu)")
+    if without:
+        return Finding(name, False, "not installed: converting and training need it", distribution.whole(),
+                       optional=True)
     return Finding(name, False, "not installed", f"pip install {name.replace('_', '-')}")
 
 

@@ -3,7 +3,7 @@
 | code | meaning |
 |---|---|
 | 0 | done |
-| 1 | an error in cnnexport itself, or a broken installation |
+| 1 | an error in cnnexport itself, or an installation that is broken or lacks what is asked for |
 | 2 | usage, or a bad value (an output that cannot be written or is full among them) |
 | 3 | an input (model, weights, data) that cannot be read, fetched or converted, or takes too long |
 | 4 | parity failed |
@@ -34,10 +34,14 @@ _STRANGE = (SystemError, ImportError, OSError, RuntimeError, AttributeError)
 
 def describe(error: BaseException) -> tuple[str, int]:
     """The one line to print for any error, and its exit code."""
+    from cnnexport import distribution
+
     if short_of_memory(error):
         if isinstance(error, CnnexportError) and "memory" in str(error):
             return str(error), error.exit_code
         return "the machine's memory does not hold this; try a smaller model or batch, or a machine with more", ENDED
+    if (lacking := distribution.lacking(error)) is not None:  # also where a step told it in words of its own
+        return lacking, 1
     if isinstance(error, CnnexportError):
         return str(error), error.exit_code
     if isinstance(error, OSError) and error.errno is not None and error.strerror:

@@ -123,8 +123,9 @@ def convert_all(
     Bundles go to ``output/NAME`` (default ``exported/NAME``). An architecture that fails does not stop the
     rest. Each outcome is yielded as soon as it is known.
     """
-    from cnnexport import architectures
+    from cnnexport import architectures, distribution
 
+    distribution.require(distribution.KERAS)  # told once, not of each
     steps = progress or Progress(io.StringIO(), quiet=True)
     specs = architectures.all_architectures()
     for index, spec in enumerate(specs, 1):

@@ -43,17 +43,17 @@ def test_a_kill_at_any_moment_of_convert(made: tuple[Path, float], tmp_path: Pat
     model = bundles.sha256(bundle / "model.onnx")
     for number in range(count):
         place = tmp_path / str(number) / "exported"
-        command = [COMMAND, "convert", "lenet5", "-o", place / "b", "--quiet"]
+        command = [COMMAND, "convert", "lenet5", "-o", str(place / "b"), "--quiet"]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         time.sleep(seconds * 1.1 * (number + 0.5) / count)
         process.kill()
         process.wait()
         if place.exists() and (place / "b").exists():
-            bundles.opened(place / "b")
+            bundles.Bundle.open(place / "b")
         again = run(*command[1:], cwd=tmp_path)
         assert again.code == 0 or (again.code == 2 and "exists already" in again.err), again
         assert [p.name for p in place.iterdir()] == ["b"]
-        assert bundles.opened(place / "b").parity["passed"] and bundles.sha256(place / "b" / "model.onnx") == model
+        assert bundles.Bundle.open(place / "b").parity["passed"] and bundles.sha256(place / "b" / "model.onnx") == model
 
 
 def _orphans(mark: str) -> list[int]:
@@ -77,8 +77,8 @@ def test_a_signal_at_any_moment(made: tuple[Path, float], tmp_path: Path, count:
     first = time.perf_counter() - start
     commands = [(["convert", "lenet5", "-o", "out/b"], seconds),
                 (["train", "lenet5", "--epochs", "1", "-o", "out/r"], 7),
-                (["bench", bundle, "--max-time", "3", "--save", "r.json"], 4), (["verify", bundle], 0.7),
-                (["evaluate", bundle, "--data", "digits"], 1.5)]
+                (["bench", str(bundle), "--max-time", "3", "--save", "r.json"], 4), (["verify", str(bundle)], 0.7),
+                (["evaluate", str(bundle), "--data", "digits"], 1.5)]
     clean = 0
     for number in range(count):
         words, length = commands[number % len(commands)]
@@ -120,12 +120,12 @@ def test_every_flipped_byte_is_found(made: tuple[Path, float], tmp_path: Path, c
         changed[place] ^= 1 << draw.randrange(8)
         file.write_bytes(changed)
         with pytest.raises(BundleError):
-            bundles.opened(target)
+            bundles.Bundle.open(target)
         if number % (count // 4) == 0:
             done = run("verify", target, cwd=tmp_path)
             assert done.code == 6 and complaint(done) is None, (file.name, place, done)
         file.write_bytes(before)
-    bundles.opened(target)
+    bundles.Bundle.open(target)
 
 
 def _bad_files(folder: Path, bundle: Path) -> list[str]:

@@ -543,9 +543,9 @@ def test_bombs_in_arrays(tmp_path: Path) -> None:
                 archive.writestr(f"{name}.npy", file.getvalue() + array.tobytes())
         refused(lambda: data.load(tmp_path / "d.npz"), word)
     with zipfile.ZipFile(tmp_path / "d.npz", "w", zipfile.ZIP_DEFLATED) as archive, archive.open(
-            "x_train.npy", "w", force_zip64=True) as file:
+            "x_train.npy", "w", force_zip64=True) as entry:
         for _ in range(1100):
-            file.write(b"\0" * (1 << 20))
+            entry.write(b"\0" * (1 << 20))
     refused(lambda: data.load(tmp_path / "d.npz"), "expands to 1100 MiB")
 
 
@@ -592,7 +592,8 @@ def test_flipped_bits(name: str, tmp_path: Path) -> None:
         Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(tmp_path / name)
     else:
         small().save(tmp_path / name)
-    call = {"d.npz": data.load, "x.png": images.decode}.get(name, keras_files.load_model)
+    calls: dict[str, Callable[[Path], Any]] = {"d.npz": data.load, "x.png": images.decode}
+    call = calls.get(name, keras_files.load_model)
     whole = (tmp_path / name).read_bytes()
     for turn in range(40):
         changed = bytearray(whole)

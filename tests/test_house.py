@@ -43,7 +43,7 @@ def room_of(module: str) -> str:
 
 
 def test_imports_run_one_way() -> None:
-    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
@@ -124,7 +124,7 @@ def foreign_uses(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield node.lineno, node.attr
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr", "setattr", "delattr"):
             name = node.args[1].value if isinstance(node.args[1], ast.Constant) else ""
-            if private(name):
+            if isinstance(name, str) and private(name):
                 yield node.lineno, name
         elif isinstance(node, ast.Import | ast.ImportFrom):
             start = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""

@@ -7,11 +7,12 @@ variables are random, so that no fold of an identity passes for a fold.
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 
-keras = pytest.importorskip("keras")
+keras: Any = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -20,7 +21,8 @@ from cnnexport.conversion import convert_model  # noqa: E402
 from cnnexport.conversion.write import write_model  # noqa: E402
 from cnnexport.errors import InputError  # noqa: E402
 
-L, ops = keras.layers, keras.ops
+L: Any = keras.layers
+ops = keras.ops
 IMAGE = (9, 11, 4)
 
 
@@ -651,7 +653,7 @@ def test_opsets(name, opset, tmp_path):
     assert imported.version == opset
 
 
-APPLICATIONS = {
+APPLICATIONS: dict[str, dict[str, Any]] = {
     "MobileNet": {"alpha": 0.25},
     "MobileNetV3Small": {},
     "EfficientNetB0": {},

@@ -254,7 +254,8 @@ def test_arguments_of_keras_applications() -> None:
     import cnnexport
     from cnnexport.errors import UsageError
 
-    model = cnnexport.build("lenet5", classes=np.int64(7), classifier_activation=None)
+    seven: Any = np.int64(7)
+    model = cnnexport.build("lenet5", classes=seven, classifier_activation=None)
     assert model.output_shape == (None, 7) and model.layers[-1].activation is keras.activations.linear
     with pytest.raises(UsageError, match="floating-point"):
         cnnexport.build("lenet5", input_tensor=keras.Input((32, 32, 1), dtype="uint8"))

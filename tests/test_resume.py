@@ -363,7 +363,7 @@ def test_a_kill_while_a_run_takes_the_place_of_another(tmp_path: Path) -> None:
     assert len(taken) > 5
     for moment in taken:
         if runs.read(moment).record.state == "finished":
-            assert files.sha256(moment / runs.MODEL) == old == runs.finished(moment).record.files[runs.MODEL]
+            assert files.sha256(moment / runs.MODEL) == old == (runs.finished(moment).record.files or {})[runs.MODEL]
         else:
             assert not (moment / runs.CHECKPOINT).exists() or loop.restore(moment, _of(moment)).epoch == 1
 

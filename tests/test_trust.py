@@ -450,7 +450,7 @@ def test_records_of_wrong_types_behind_right_checksums(bundle: Path, tmp_path: P
         from cnnexport.errors import BundleError
 
         with pytest.raises(BundleError):
-            bundles.opened(target)
+            bundles.Bundle.open(target)
         if number % 4 == 0:
             for command in (["verify", target], ["evaluate", target, "--data", "digits"], ["bench", target]):
                 done = run(*command, cwd=tmp_path)

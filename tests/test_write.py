@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ model = keras.Model(x, [L.Dense(7, name="logits")(y), y])
 
 @pytest.fixture
 def converted():
-    scope = {}
+    scope: dict[str, Any] = {}
     exec(MODEL, scope)
     return convert_model(scope["model"], output_names=["logits", "features"]), scope["model"]
 

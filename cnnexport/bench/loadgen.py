@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnexport.bench.plan import Row
+from cnnexport.distribution import extra
 from cnnexport.errors import InputError, UsageError
 
 STATEMENT = "MLPerf-style (MLCommons' LoadGen), not an MLPerf result"
@@ -28,8 +29,8 @@ _QUERY_MOST = 100_000
 def require() -> None:
     """Raises UsageError where LoadGen is not installed."""
     if importlib.util.find_spec("mlperf_loadgen") is None:
-        raise UsageError("MLCommons' LoadGen is not installed here; pip install 'cnnexport[loadgen]', or choose "
-                         "another --scenario")
+        raise UsageError(f"MLCommons' LoadGen is not installed here; {extra('loadgen')}, or choose another "
+                         "--scenario")
 
 
 def rows(made: Sequence[Row], scenario: str, bound: float, streams: int) -> list[Row]:

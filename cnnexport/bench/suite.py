@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cnnexport import files, supervision
+from cnnexport import distribution, files, supervision
 from cnnexport.bench import machine, measure
 from cnnexport.bench.forks import Fork, RowInterrupted, Stop
 from cnnexport.bench.options import LATENCY, THROUGHPUT, BenchOptions, Goal
@@ -71,6 +71,7 @@ def run(
     """
     import pytest
 
+    distribution.require(distribution.BENCH)
     if save is not None:
         files.check_writable(save)
     outcome = SuiteOutcome()

@@ -7,11 +7,10 @@ import importlib.metadata
 import re
 import sys
 
+from cnnexport.distribution import extra
 from cnnexport.runtimes.printed import shorten
 
 EXECUTION_PROVIDER = "CUDAExecutionProvider"
-INSTALL_CUDA = "pip install 'cnnexport[cuda]'"
-_CPU_WHEEL_REMEDY = f"pip uninstall onnxruntime && pip install onnxruntime-gpu (or {INSTALL_CUDA})"
 BOTH_WHEELS_REMEDY = (
     "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install only one of them "
     "(onnxruntime-gpu runs on the CPU too)"
@@ -29,7 +28,8 @@ def not_compiled_in(name: str) -> tuple[str, str]:
         return "the onnxruntime and onnxruntime-gpu wheels overwrite each other", BOTH_WHEELS_REMEDY
     if sys.platform == "darwin":
         return "macOS has no CUDA", "use the cpu provider"
-    return "the plain onnxruntime wheel has no CUDA provider", _CPU_WHEEL_REMEDY
+    return ("the plain onnxruntime wheel has no CUDA provider",
+            f"pip uninstall onnxruntime && pip install onnxruntime-gpu (or {extra('cuda')})")
 
 
 def explain(text: str) -> tuple[str, str]:
@@ -41,18 +41,18 @@ def explain(text: str) -> tuple[str, str]:
     driver = _driver_problem()
     if missing is not None and not missing.startswith(("libcuda.so", "nvcuda")):
         also = f" ({driver} too)" if driver else ""
-        remedy = INSTALL_CUDA + (f", and {_DRIVER_REMEDY}" if driver else "")
+        remedy = extra("cuda") + (f", and {_DRIVER_REMEDY}" if driver else "")
         return f"{missing} is missing{also}", remedy
     if driver:
         return driver, _DRIVER_REMEDY
     absent = _absent_libraries()
     if absent:
-        return f"{', '.join(absent)} missing", INSTALL_CUDA
+        return f"{', '.join(absent)} missing", extra("cuda")
     failure = re.search(r"((?:CUDA|CUDNN) (?:failure|error)[^\n]*|CUDNN_[^\n]*)", text, re.IGNORECASE)
     reason = failure.group(1) if failure else text
     return (
         shorten(reason) or "ONNX Runtime gave no reason",
-        f"check that the driver and the GPU fit this onnxruntime-gpu (nvidia-smi), or {INSTALL_CUDA}",
+        f"check that the driver and the GPU fit this onnxruntime-gpu (nvidia-smi), or {extra('cuda')}",
     )
 
 

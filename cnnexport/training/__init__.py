@@ -81,11 +81,11 @@ def train(
         InputError: data or weights that cannot be read, fetched or learned from, or a training that diverged.
         CnnexportError: the trained model does not classify as its history says.
     """
-    from cnnexport import architectures
+    from cnnexport import architectures, distribution
 
     spec = architectures.get(name)
-    chosen = resolve(spec, options)
-    weights = "random" if weights is None else str(weights)
+    chosen, weights = resolve(spec, options), "random" if weights is None else str(weights)
+    distribution.require(distribution.KERAS)  # before data is asked for, and read
     if classes is not None and classes < 2:
         raise UsageError(f"classes is {classes}; a classifier needs two or more")
     network = ConvertOptions(weights=weights, input_shape=input_shape, groups=groups)
