@@ -42,7 +42,7 @@ def test_all_layers() -> None:
 
 def test_children() -> None:
     """Models, wrappers and custom layers track the layers they hold; graphs their operations; a Dense holds nothing."""
-    class Own(layers.Layer):  # type: ignore[misc,name-defined]
+    class Own(layers.Layer):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.parts = [layers.Dense(1)]
