@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -215,6 +216,8 @@ def test_old_bundles_open_and_several_models_are_listed(tmp_path: Path) -> None:
     assert [m.id for m in opened.models] == ["float32", "int8"] and opened.file == target / "model.onnx"
 
 
+@pytest.mark.skipif(tuple(map(int, importlib.metadata.version("msgspec").split(".")[:2])) < (0, 22),
+                    reason="older versions of msgspec write the same schema in other words")
 @pytest.mark.parametrize("kind", [records.Manifest, records.Parity])
 def test_the_schemas_are_those_of_the_records(kind: type) -> None:
     """They are written as ``json.dumps(records.schema(kind), indent=1)``."""
