@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,46 @@ _OPEN = 10**15
 
 def constant(value: ir.Value | None) -> Array | None:
     """The array of an initializer (a view, do not write to it), or None for anything else."""
-    if value is None or value.const_value is None or not value.is_initializer():
+    if value is None or not value.is_initializer():
         return None
+    assert value.const_value is not None
     return value.const_value.numpy()
+
+
+def nodes(graph: ir.Graph, *ops: str) -> Iterator[ir.Node]:
+    """The nodes of these operators; one that is taken out before its turn is left out."""
+    for node in list(graph):
+        if node.op_type in ops and node.graph is graph:
+            yield node
+
+
+def read(node: ir.Node, place: int = 0) -> ir.Value:
+    """What ``node`` reads where its operator always reads something."""
+    value = node.inputs[place]
+    assert value is not None
+    return value
+
+
+def given(node: ir.Node, place: int) -> ir.Value | None:
+    """What ``node`` reads at ``place``, None where that is left out."""
+    return node.inputs[place] if place < len(node.inputs) else None
+
+
+def maker(value: ir.Value | None, *ops: str) -> ir.Node | None:
+    """The node of one of these operators that makes ``value``."""
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type in ops else None
+
+
+def made_alone(value: ir.Value | None, *ops: str) -> ir.Node | None:
+    """The node of one of these operators that makes ``value`` for a single reader."""
+    return maker(value, *ops) if value is not None and sole_consumer(value) is not None else None
+
+
+def read_alone(value: ir.Value, *ops: str) -> ir.Node | None:
+    """The node of one of these operators that alone reads ``value``."""
+    node = sole_consumer(value)
+    return node if node is not None and node.op_type in ops else None
 
 
 def add_initializer(graph: ir.Graph, array: Array, name: str) -> ir.Value:
@@ -56,6 +94,12 @@ def bypass(graph: ir.Graph, node: ir.Node, replacement: ir.Value) -> None:
     output = node.outputs[0]
     output.replace_all_uses_with(replacement, replace_graph_outputs=True)
     graph.remove(node, safe=True)
+
+
+def remove_unused(graph: ir.Graph, node: ir.Node) -> None:
+    """Remove ``node`` if nothing reads it any more."""
+    if not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
+        graph.remove(node, safe=True)
 
 
 def insert(
@@ -132,8 +176,15 @@ def target_of(found: list[int], source: list[int]) -> Array | None:
 
 
 def perm_of(node: ir.Node) -> list[int] | None:
-    """The permutation of a Transpose."""
+    """The permutation of a Transpose that says it, None for any other node."""
     return list(node.attributes["perm"].as_ints()) if "perm" in node.attributes else None
+
+
+def transposed(value: ir.Value | None) -> tuple[list[int], ir.Value] | None:
+    """The permutation and the source of the Transpose that makes ``value``."""
+    node = maker(value, "Transpose")
+    perm = None if node is None else perm_of(node)
+    return None if node is None or perm is None else (perm, read(node))
 
 
 def inverse_of(perm: list[int]) -> list[int]:
@@ -149,7 +200,18 @@ def to_first(perm: list[int]) -> bool:
 
 def padded_by_numbers(node: ir.Node) -> bool:
     """Whether ``pads`` alone says how a Conv or pooling node is padded."""
-    return "auto_pad" not in node.attributes or node.attributes["auto_pad"].as_string() in ("NOTSET", "VALID")
+    return node.attributes.get_string("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+
+
+def pads_of(node: ir.Node, space: int) -> list[int]:
+    """The ``pads`` of a node that works on ``space`` axes."""
+    return list(node.attributes.get_ints("pads", [0] * 2 * space))
+
+
+def unit_steps(node: ir.Node) -> bool:
+    """Whether a Slice takes all between its ends, in order."""
+    steps = np.ones(1) if given(node, 4) is None else constant(node.inputs[4])
+    return steps is not None and bool((steps == 1).all())
 
 
 def axes_of(node: ir.Node) -> list[int] | None:
