@@ -70,7 +70,7 @@ def _collect(value: ir.Value, order: Array, edits: list[tuple[ir.Node, int, Arra
             array = constant(reader.inputs[1 - place])
             if array is None:
                 return False
-            if array.shape[-1:] == (order.size,):
+            if array.shape[-1:] == order.shape:
                 edits.append((reader, 1 - place, np.take(array, order, axis=-1)))
             elif array.size != 1:
                 return False
