@@ -18,6 +18,7 @@ from cnnexport.conversion.passes.rewriting import (
     Array,
     add_initializer,
     constant,
+    known_shape,
     nodes,
     read,
     remove_unused,
@@ -77,21 +78,19 @@ def _collect(value: ir.Value, order: Array, edits: list[tuple[ir.Node, int, Arra
             if not _collect(reader.outputs[0], order, edits):
                 return False
         elif reader.op_type == "Concat" and reader.attributes["axis"].as_int() in (1, -1):
-            widths = [sizes(v) for v in reader.inputs]
-            if any(w is None or len(w) != 2 for w in widths) or reader.inputs.count(value) > 1:
+            shapes = [known_shape(v) or [] for v in reader.inputs]
+            widths = [shape[1] for shape in shapes if len(shape) == 2 and shape[1] is not None]
+            if len(widths) < len(shapes) or reader.inputs.count(value) > 1:
                 return False
-            start = sum(w[1] for w in widths[:place] if w is not None)
-            whole = np.arange(sum(w[1] for w in widths if w is not None))
+            start, whole = sum(widths[:place]), np.arange(sum(widths))
             whole[start:start + order.size] = start + order
             if not _collect(reader.outputs[0], whole, edits):
                 return False
         elif reader.op_type in ("MatMul", "Gemm") and place == 0:
             kernel = constant(reader.inputs[1])
-            if kernel is None or kernel.ndim != 2:
+            if kernel is None or kernel.ndim != 2 or reader.attributes.get_int("transA", 0):
                 return False
             rows = reader.attributes.get_int("transB", 0)
-            if reader.attributes.get_int("transA", 0):
-                return False
             edits.append((reader, 1, np.take(kernel, order, axis=rows)))
         else:
             return False

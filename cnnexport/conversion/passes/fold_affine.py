@@ -34,7 +34,7 @@ def channel_axis_of_kernel(node: ir.Node) -> int | None:
     if node.op_type == "ConvTranspose":
         return 1 if node.attributes.get_int("group", 1) == 1 else None
     if node.op_type == "Gemm":
-        if any(node.attributes.get_float(factor, 1.0) != 1.0 for factor in ("alpha", "beta")):
+        if node.attributes.get_float("beta", 1.0) != 1.0:
             return None
         return 0 if node.attributes.get_int("transB", 0) else 1
     return 1
@@ -127,7 +127,7 @@ def _apply(
         place = next((i for i, v in enumerate(bias_node.inputs) if constant(v) is not None), -1)
         stored = constant(bias_node.inputs[place])
         bias = None if stored is None else _per_channel(linear, stored, kernel, channels)
-    elif linear.op_type != "MatMul" and given(linear, 2) is not None:
+    elif given(linear, 2) is not None:
         stored = constant(linear.inputs[2])
         # A Conv's has one axis; a Gemm's is broadcast.
         bias = stored if stored is None or linear.op_type != "Gemm" else _per_channel(linear, stored, kernel, channels)

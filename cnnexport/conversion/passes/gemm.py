@@ -39,8 +39,7 @@ class MatMulToGemm(ir.passes.InPlacePass):
                 other = next(v for v in follower.inputs if v is not node.outputs[0])
                 bias = constant(other)
                 # A column, or more axes, would be another bias for each row.
-                if bias is not None and bias.ndim < 3 and bias.shape[:-1] in ((), (1,)) and (
-                        bias.size in (1, kernel.shape[1])):
+                if bias is not None and bias.shape[:-1] in ((), (1,)) and bias.size in (1, kernel.shape[1]):
                     flat = np.broadcast_to(bias.reshape(-1), (kernel.shape[1],))
                     if bias.shape != flat.shape:
                         other = add_initializer(graph, np.ascontiguousarray(flat), f"{node.name}__bias")

@@ -53,7 +53,7 @@ def _narrow(graph: ir.Graph, node: ir.Node) -> bool:
     for axis in (2, 3):
         place, kept = axis - 2, 3 - axis
         pads = pads_of(node, 2)
-        if wide[:axis] + wide[axis + 1:] != start or final[axis] != 1:
+        if wide[:axis] + wide[axis + 1:] != start:
             continue
         if pads[place] or pads[place + 2]:
             continue
@@ -63,8 +63,7 @@ def _narrow(graph: ir.Graph, node: ir.Node) -> bool:
         if any(_PER_AXIS[k] not in (None, v[place]) for k, v in attributes.items()):
             continue
         target = target_of(final, final[:axis] + final[axis + 1:])
-        if target is None:
-            continue
+        assert target is not None
         inputs: list[ir.Value | None] = [reshape.inputs[0], *node.inputs[1:]]
         if kernel is not None:
             inputs[1] = add_initializer(graph, kernel.squeeze(axis), f"{node.name}__kernel")

@@ -208,6 +208,12 @@ def pads_of(node: ir.Node, space: int) -> list[int]:
     return list(node.attributes.get_ints("pads", [0] * 2 * space))
 
 
+def whole_resize(node: ir.Node) -> bool:
+    """Whether a Resize takes one number for each axis, and no region."""
+    return "axes" not in node.attributes and (
+        node.attributes.get_string("coordinate_transformation_mode") != "tf_crop_and_resize")
+
+
 def unit_steps(node: ir.Node) -> bool:
     """Whether a Slice takes all between its ends, in order."""
     steps = np.ones(1) if given(node, 4) is None else constant(node.inputs[4])

@@ -87,7 +87,10 @@ def _collect(reader: ir.Node, order: Array, edits: list[tuple[ir.Node, int, Arra
     rows = node.attributes.get_int("transB", 0)
     if kernel is None or kernel.ndim != 2 or (given(node, 2) is not None and bias is None):
         return False
-    edits.append((node, 1, np.take(kernel, order, axis=0 if rows else 1)))
+    axis = 0 if rows else 1
+    if kernel.shape[axis] != order.size:
+        return False
+    edits.append((node, 1, np.take(kernel, order, axis=axis)))
     if bias is not None and bias.shape[-1:] == order.shape:
         edits.append((node, 2, np.take(bias, order, axis=-1)))
     return True
