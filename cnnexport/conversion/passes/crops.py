@@ -36,7 +36,7 @@ class StaticSlice(ir.passes.InPlacePass):
         for node in nodes(graph, "Slice"):
             starts, axes = constant(node.inputs[1]), constant(given(node, 3))
             before, after = read(node).meta.get("sizes"), node.outputs[0].meta.get("sizes")
-            if constant(node.inputs[2]) is not None or before is None or after is None:
+            if constant(node.inputs[2]) is not None or not before or not after:
                 continue
             if starts is None or axes is None or (starts < 0).any() or not unit_steps(node):
                 continue

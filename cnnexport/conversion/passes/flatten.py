@@ -41,7 +41,9 @@ class PermuteDenseAfterFlatten(ir.passes.InPlacePass):
             shape = sizes(source)
             if shape is None or perm[0] != 0 or len(final) != 2 or final[0] != shape[0]:
                 continue
-            inner = shape[1:]
+            inner = [d for d in shape[1:] if isinstance(d, int)]
+            if len(inner) + 1 < len(shape):
+                continue
             # order[i]: where feature i of the NHWC flattening lies in the NCHW one.
             places = np.arange(int(np.prod(inner))).reshape(inner)
             order = np.transpose(places, [p - 1 for p in perm[1:]]).reshape(-1)
@@ -88,7 +90,7 @@ def _collect(value: ir.Value, order: Array, edits: list[tuple[ir.Node, int, Arra
                 return False
         elif reader.op_type in ("MatMul", "Gemm") and place == 0:
             kernel = constant(reader.inputs[1])
-            if kernel is None or kernel.ndim != 2 or reader.attributes.get_int("transA", 0):
+            if kernel is None or kernel.ndim != 2 or reader.attributes.get_int("transA", 0) != 0:
                 return False
             rows = reader.attributes.get_int("transB", 0)
             edits.append((reader, 1, np.take(kernel, order, axis=rows)))

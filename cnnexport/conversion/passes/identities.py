@@ -38,4 +38,4 @@ def _same(node: ir.Node, source: ir.Value) -> bool:
             isinstance(d, int) or d.value == BATCH for d in shape):
         return False
     # Backwards is another order of the same size.
-    return node.op_type != "Slice" or unit_steps(node)
+    return unit_steps(node)

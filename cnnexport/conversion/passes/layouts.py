@@ -15,6 +15,7 @@ import onnx_ir as ir
 from cnnexport.conversion.passes.regroup import swap
 from cnnexport.conversion.passes.rewriting import (
     Array,
+    Size,
     axes_of,
     constant,
     given,
@@ -41,7 +42,7 @@ class Plan:
     attributes: dict[str, ir.Attr] = field(default_factory=dict)
     op_type: str | None = None
     result: list[int] | None = None
-    shape: list[int] | None = None
+    shape: list[Size] | None = None
 
 
 def _softmax(node: ir.Node, perm: list[int]) -> Plan:
@@ -131,8 +132,9 @@ def _reshape(node: ir.Node, perm: list[int]) -> Plan | None:
     source, final = sizes(below[1]), sizes(node.outputs[0])
     found = None if source is None or final is None else swap(source, perm, final)
     target = None if source is None or found is None else target_of(found[0], source)
-    if found is None or target is None:
+    if target is None:
         return None
+    assert found is not None
     return Plan(perm, {1: target}, op_type="Reshape", result=found[1], shape=found[0])
 
 

@@ -20,7 +20,6 @@ from cnnexport.conversion.passes.rewriting import (
     padded_by_numbers,
     pads_of,
     remove_unused,
-    shape_like,
     sizes,
     target_of,
 )
@@ -44,8 +43,8 @@ def _narrow(graph: ir.Graph, node: ir.Node) -> bool:
     reshape = maker(node.inputs[0], "Reshape")
     if reshape is None or len(node.outputs) != 1 or "output_shape" in node.attributes or not padded_by_numbers(node):
         return False
-    start, wide, final = sizes(reshape.inputs[0]), sizes(node.inputs[0]), sizes(node.outputs[0])
-    if start is None or wide is None or final is None or len(wide) != 4:
+    start, wide, final = (sizes(v) or [] for v in (reshape.inputs[0], node.inputs[0], node.outputs[0]))
+    if len(wide) != 4 or len(final) != 4:
         return False
     kernel = constant(given(node, 1))
     if kernel is None and "Conv" in node.op_type:
@@ -74,7 +73,7 @@ def _narrow(graph: ir.Graph, node: ir.Node) -> bool:
         for key, numbers in attributes.items():
             made.attributes[key] = ir.AttrInt64s(key, [numbers[kept]])
         made.attributes["pads"] = ir.AttrInt64s("pads", [pads[kept], pads[kept + 2]])
-        output.shape = shape_like(final[:axis] + final[axis + 1:], node.outputs[0])
+        output.shape = ir.Shape(final[:axis] + final[axis + 1:])
         shape = add_initializer(graph, target, f"{node.name}__shape")
         widened = insert(graph, node, "Reshape", [output, shape])
         widened.shape = node.outputs[0].shape

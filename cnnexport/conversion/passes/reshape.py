@@ -65,7 +65,7 @@ class SayFlatten(ir.passes.InPlacePass):
         modified = False
         for node in nodes(graph, "Reshape"):
             source, final = sizes(node.inputs[0]), sizes(node.outputs[0])
-            if source is None or final is None or len(final) != 2 or len(source) < 3 or source[0] != final[0]:
+            if source is None or final is None or len(final) != 2 or source[0] != final[0]:
                 continue
             output = insert(graph, node, "Flatten", [node.inputs[0]], {"axis": 1})
             output.shape = node.outputs[0].shape

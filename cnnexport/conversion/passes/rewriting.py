@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ BATCH = "batch"
 SIZE = "size_"
 """Names for other open sizes while passes run, followed by a number."""
 
-_OPEN = 10**15
-"""Numbers from here on stand for open sizes: far above any size, and no product of sizes."""
+Size = int | ir.SymbolicDim
+"""A number, or the name of an open size, or a multiple of one (``3*batch``)."""
 
 
 def constant(value: ir.Value | None) -> Array | None:
@@ -127,50 +128,33 @@ def known_shape(value: ir.Value | None) -> list[int | None] | None:
     return [d if isinstance(d, int) else None for d in value.shape]
 
 
-def _symbol(name: str) -> int | None:
-    if name == BATCH:
-        return _OPEN + 37
-    return _OPEN + 37 + 1000 * (1 + int(name[len(SIZE):])) if name.startswith(SIZE) else None
-
-
-def sizes(value: ir.Value | None) -> list[int] | None:
-    """The shape of ``value`` with a huge number for each open size, so that products tell what is in them.
-
-    None where a size is not known at all.
-    """
+def sizes(value: ir.Value | None) -> list[Size] | None:
+    """The shape of ``value``; None where a size is not known at all."""
     if value is None or value.shape is None:
         return None
-    found = []
-    for dim in value.shape:
-        if isinstance(dim, int):
-            found.append(dim)
-            continue
-        factor, _, name = str(dim.value or "").rpartition("*")
-        symbol = _symbol(name)
-        if symbol is None or (factor and not factor.isdigit()):
-            return None
-        found.append(int(factor or 1) * symbol)
-    return found
+    found = list(value.shape)
+    known = all(isinstance(d, int) or re.fullmatch(rf"(\d+\*)?({BATCH}|{SIZE}\d+)", d.value or "") for d in found)
+    return found if known else None
 
 
-def shape_like(found: list[int], *known: ir.Value | None) -> ir.Shape:
-    """The reverse of ``sizes``, for sizes that occur in ``known`` values."""
-    names: dict[int, int | str | None] = {}
-    for value in known:
-        dims = value.shape if value is not None and value.shape is not None else ()
-        for size, dim in zip(sizes(value) or (), dims):
-            names[size] = dim if isinstance(dim, int) else dim.value
-    return ir.Shape([size if size < _OPEN else names.get(size) for size in found])
+def product(found: Iterable[Size]) -> tuple[int, list[str]]:
+    """What sizes multiply to: a number, and the names of the open sizes in it."""
+    number, names = 1, []
+    for size in found:
+        factor, _, name = str(size).rpartition("*")
+        number *= int(factor or 1) if isinstance(size, ir.SymbolicDim) else size
+        names += [name] if isinstance(size, ir.SymbolicDim) else []
+    return number, sorted(names)
 
 
-def target_of(found: list[int], source: list[int]) -> Array | None:
+def target_of(found: Sequence[Size], source: Sequence[Size]) -> Array | None:
     """The target with which a Reshape of ``source`` makes ``found`` sizes, if a constant can say it."""
-    target = [size if size < _OPEN else -1 for size in found]
+    target = [size if isinstance(size, int) else -1 for size in found]
     if 0 in found:
         return None
     for i in range(min(len(found), len(source))):
         # 0 copies a size; one size may be left for -1.
-        if target.count(-1) > 1 and found[i] >= _OPEN and found[i] == source[i]:
+        if target.count(-1) > 1 and target[i] == -1 and found[i] == source[i]:
             target[i] = 0
     return None if target.count(-1) > 1 else np.array(target, np.int64)
 

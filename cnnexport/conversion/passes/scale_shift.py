@@ -83,10 +83,11 @@ def _step(node: ir.Node) -> tuple[ir.Value, Array, Array] | None:
     known = [constant(v) for v in node.inputs]
     place = 0 if known[1] is not None else 1
     source, array, shape = read(node, place), known[1 - place], node.outputs[0].shape
-    if array is None or shape is None or source.shape != shape or not _channels(node):
+    if array is None or source.shape != shape or not _channels(node):
         return None
-    spread = full_rank(array, len(shape))
-    if spread is None or any(d != 1 for i, d in enumerate(spread.shape) if i != 1):
+    spread = full_rank(array, len(shape or ()))
+    assert spread is not None
+    if any(d != 1 for i, d in enumerate(spread.shape) if i != 1):
         return None
     values = spread.reshape(-1).astype(np.float64)
     one, zero = np.ones(1), np.zeros(1)

@@ -21,7 +21,6 @@ from cnnexport.conversion.passes.rewriting import (
     made_alone,
     perm_of,
     read,
-    shape_like,
     sizes,
     to_first,
     transposed,
@@ -97,7 +96,7 @@ def _apply(graph: ir.Graph, node: ir.Node, plan: Plan) -> None:
                 graph.outputs[i] = moved
                 output.name, moved.name = f"{name}__first", name
         if plan.shape is not None:
-            output.shape = shape_like(plan.shape, output)
+            output.shape = ir.Shape(plan.shape)
         elif output.shape is not None:
             output.shape = ir.Shape([output.shape[i] for i in inverse_of(result)])
 

@@ -24,7 +24,6 @@ from cnnexport.conversion.passes.rewriting import (
     made_alone,
     nodes,
     perm_of,
-    shape_like,
     sizes,
     target_of,
 )
@@ -43,7 +42,10 @@ class PermuteDenseBeforeReshape(ir.passes.InPlacePass):
             features, final = sizes(reshape.inputs[0]), sizes(node.inputs[0])
             if features is None or len(features) != 2 or final is None or final[0] != features[0]:
                 continue
-            places = np.arange(features[1]).reshape(final[1:])
+            inner = [d for d in final[1:] if isinstance(d, int)]
+            if len(inner) + 1 < len(final):
+                continue
+            places = np.arange(int(np.prod(inner))).reshape(inner)
             order = np.transpose(places, [p - 1 for p in perm[1:]]).reshape(-1)
             edits: list[tuple[ir.Node, int, Array]] = []
             moved = [final[p] for p in perm]
@@ -54,7 +56,7 @@ class PermuteDenseBeforeReshape(ir.passes.InPlacePass):
                 reader.replace_input_with(place, add_initializer(graph, array, f"{reader.name}__{place}"))
             output = insert(graph, node, "Reshape",
                             [reshape.inputs[0], add_initializer(graph, target, f"{reshape.name}__shape")])
-            output.shape = shape_like(moved, node.outputs[0])
+            output.shape = ir.Shape(moved)
             made = output.producer()
             assert made is not None
             made.name = reshape.name
