@@ -12,7 +12,7 @@ ort = pytest.importorskip("onnxruntime")
 ir = pytest.importorskip("onnx_ir")
 
 from cnnexport.conversion import passes  # noqa: E402
-from cnnexport.conversion.passes import crops, names, regroup, reshape, transposes  # noqa: E402
+from cnnexport.conversion.passes import crops, fold_constants, names, regroup, reshape, transposes  # noqa: E402
 from cnnexport.conversion.passes.shapes import InferShapes  # noqa: E402
 
 RNG = np.random.default_rng(0)
@@ -130,9 +130,19 @@ def test_constants_transpose_as_views():
 
 
 def test_random_nodes_are_never_constant():
-    model = build("(float[2] x) => (float[2] y) { r = RandomNormal<shape=[2]>() y = Add(x, r) }")
+    text = "(float[2] x) => (float[2] y) { r = RandomNormal<shape=[2]>() q = RandomNormalLike(c) y = Sum(x, r, q) }"
+    model = build(text, c=floats(2))
     passes.FoldConstants()(model)
-    assert [node.op_type for node in model.graph] == ["RandomNormal", "Add"]
+    assert [node.op_type for node in model.graph] == ["RandomNormal", "RandomNormalLike", "Sum"]
+
+
+@pytest.mark.parametrize(("line", "largest", "left"), [
+    ("t = Tile(c, r)", 6, 0), ("t = Tile(c, r)", 5, 1), ("t = ReduceSum(c, z)", 2, 1)])
+def test_constants_that_are_too_large_stay(monkeypatch, line, largest, left):
+    monkeypatch.setattr(fold_constants, "LARGEST_REFERENCE", largest)
+    text = f"(float[6] x) => (float[6] y) {{ {line} y = Sub(x, t) }}"
+    model = build(text, c=floats(2), r=np.array([3]), z=np.array([0]))
+    assert sum(apply(model, passes.FoldConstants(), shapes=False).values()) == 1 + left
 
 
 def test_gemm_takes_the_bias_and_leaves_more_axes_alone():
@@ -256,6 +266,18 @@ def test_transposes_rise_to_the_input_and_sink_to_the_output():
     assert [n.op_type for n in model.graph] == ["Transpose", "Pad", "Conv", "Relu", "Transpose"]
 
 
+def test_a_dense_on_a_sequence_is_a_convolution():
+    text = """(float[batch,4,6] x) => (float[batch,5,6] y)
+        { r = Relu(x) t = Transpose<perm=[0,2,1]>(r) m = MatMul(t, w) y = Transpose<perm=[0,2,1]>(m) }"""
+    assert apply(build(text, w=floats(4, 5)), passes.SettleTransposes()) == {"Relu": 1, "Conv": 1}
+
+
+def test_one_transpose_of_a_sequence_serves_all_that_read_it():
+    text = """(float[batch,4,6] x) => (float[batch,6,5] y, float[batch,6,5] z)
+        { r = Relu(x) t = Transpose<perm=[0,2,1]>(r) y = MatMul(t, w) z = MatMul(t, w) }"""
+    assert apply(build(text, w=floats(4, 5)), passes.SettleTransposes()) == {"Relu": 1, "Transpose": 1, "MatMul": 2}
+
+
 def test_transposes_of_sequences_end():
     text = """(float[batch,6,4] x) => (float[batch,6,4] y)
         { a = Relu(x) t = Transpose<perm=[0,2,1]>(a) c = Conv(t, w) u = Transpose<perm=[0,2,1]>(c)
@@ -294,6 +316,17 @@ def test_shapes_and_what_they_decide():
     assert "ConstantOfShape" in [n.op_type for n in model.graph]
 
 
+def test_what_is_written_names_no_size_but_the_batch():
+    text = "(float[batch,h,4] x) => (float[a,b,c] y) { s = Shape(x) r = Reshape(x, s) y = Relu(r) }"
+    for fold, expected in ((True, "size_0"), (False, "None")):
+        model = build(text)
+        InferShapes(fold=fold)(model)
+        assert [str(d) for d in model.graph.outputs[0].shape] == ["batch", expected, "4"]
+        assert str(model.graph.inputs[0].shape[1]) == ("size_0" if fold else "h")
+    model = build("(float[2,4] x) => (float[a,b] y) { s = Shape(x) y = Reshape(x, s) }")
+    assert not InferShapes(fold=False)(model).modified
+
+
 def test_a_multiple_of_the_batch_is_named_so():
     model = build("(float[batch,3,4] x) => (float[n,4] y) { y = Reshape(x, s) }", s=np.array([-1, 4]))
     apply(model)
@@ -304,7 +337,9 @@ def test_reshapes_join_and_vanish_unless_two_sizes_are_open():
     text = """(float[batch,6,4] x) => (float[batch,6,4] y, float[batch,24] z)
         { a = Unsqueeze(x, one) b = Squeeze(a, one) y = Relu(b) z = Reshape(a, flat) }"""
     model = build(text, one=np.array([1]), flat=np.array([-1, 24]))
-    assert apply(model, passes.StaticReshape(), reshape.SayFlatten()) == {"Relu": 1, "Flatten": 1}
+    assert apply(model, passes.StaticReshape()) == {"Relu": 1, "Reshape": 1}
+    assert not passes.StaticReshape()(model).modified
+    assert apply(model, reshape.SayFlatten()) == {"Relu": 1, "Flatten": 1}
     text = """(float[batch,n,4] x) => (float[m] y)
         { s = Shape(x) p = ReduceProd<keepdims=1>(s) y = Reshape(x, p) }"""
     assert apply(build(text), passes.StaticReshape())["Reshape"] == 1
@@ -378,6 +413,16 @@ def test_crops_merge_into_a_transposed_convolution():
     assert apply(build(text, **arrays), passes.StaticSlice(), crops.MergeCrop())["Slice"] >= 1
 
 
+def test_negative_padding_is_output_padding():
+    text = "(float[batch,4,3,3] x) => (float[batch,5,n,m] y) {{ c = ConvTranspose<strides=[3,3]{}>(x, k) {} }}"
+    arrays = {"k": floats(4, 5, 2, 2), "pads": np.array([0, 0, 0, 0, 0, 0, 1, 1])}
+    expected = run(build(text.format("", "y = Pad(c, pads)"), **arrays))
+    arrays.pop("pads")
+    model = build(text.format(",pads=[0,0,-1,-1]", "y = Identity(c)"), **arrays)
+    assert passes.PositivePadding()(model).modified and not passes.PositivePadding()(model).modified
+    assert np.allclose(run(model)[0], expected[0], atol=1e-5)
+
+
 def test_identities_go_and_others_stay():
     text = """(float[batch,4,6,6] x) => (float[batch,4,6,6] y, float[batch,4,5,6] z)
         { a = Pad(x, none) b = Slice(a, zero, end, two) y = Relu(b) z = Slice(x, one, end, two) }"""
@@ -396,6 +441,7 @@ def test_identities_go_and_others_stay():
     ("lines", "expected"),
     [
         ("b = Mul(a, s) c = Sub(t, b) y = Div(c, two)", {"Relu": 1, "BatchNormalization": 1}),
+        ("b = Mul(a, two) y = Add(b, two)", {"Relu": 1, "Mul": 1, "Add": 1}),
         ("b = Mul(a, s) y = Sigmoid(b)", {"Relu": 1, "Mul": 1, "Sigmoid": 1}),
         ("b = Mul(a, s) y = Add(b, map)", {"Relu": 1, "Mul": 1, "Add": 1}),
         ("b = Mul(a, s) c = Add(b, t) y = Mul(b, c)", {"Relu": 1, "Mul": 2, "Add": 1}),
@@ -410,6 +456,13 @@ def test_scale_and_shift_join(lines, expected):
         map=floats(6, 6),
     )
     assert apply(model, passes.JoinScaleAndShift()) == expected
+
+
+def test_scale_and_shift_of_halves_stay():
+    half = floats(4, 1, 1).astype("float16")
+    model = build("(float16[2,4,6,6] x) => (float16[2,4,6,6] y) { m = Mul(x, s) y = Add(m, s) }", s=half)
+    InferShapes()(model)
+    assert not passes.JoinScaleAndShift()(model).modified
 
 
 def test_names_follow_layers_and_keep_ports():

@@ -1,6 +1,8 @@
-"""The folding that follows translation: one small pass a file, run in the order below."""
+"""The folding that follows translation: one small pass a file, run in the stages below."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import onnx_ir as ir
 from onnx_ir.passes.common import (
@@ -9,6 +11,16 @@ from onnx_ir.passes.common import (
     RemoveUnusedNodesPass,
 )
 
+from cnnexport.conversion.passes.conditions import (
+    Broken,
+    Condition,
+    folded,
+    named_apart,
+    ordered,
+    regrouped,
+    settled,
+    used,
+)
 from cnnexport.conversion.passes.crops import MergeCrop, PositivePadding, StaticSlice
 from cnnexport.conversion.passes.dense import KeepAxes
 from cnnexport.conversion.passes.flatten import PermuteDenseAfterFlatten
@@ -27,38 +39,75 @@ from cnnexport.conversion.passes.unflatten import PermuteDenseBeforeReshape
 from cnnexport.conversion.passes.upsample import ResizeRepeated
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Passes in their order, what they rely on, and what they leave behind."""
+
+    name: str
+    passes: tuple[type[ir.passes.InPlacePass], ...]
+    before: tuple[Condition, ...]
+    after: tuple[Condition, ...]
+
+
+STAGES = (
+    Stage(
+        "normalise",
+        (
+            IdentityEliminationPass, CommonSubexpressionEliminationPass, FoldConstants, PositivePadding, InferShapes,
+            RemoveUnusedNodesPass, DropIdentities, StaticSlice, ResizeRepeated, KeepAxes, StaticReshape,
+        ),
+        before=(ordered,),
+        after=(ordered, regrouped),
+    ),
+    Stage(
+        "settle layouts",
+        (
+            SettleTransposes, GlobalPool, StaticReshape, Narrow, StaticReshape, PermuteDenseAfterFlatten,
+            PermuteDenseBeforeReshape,
+        ),
+        before=(regrouped,),
+        after=(ordered, settled),
+    ),
+    Stage(
+        "fold",
+        (
+            MergeCrop, FoldAffine, MatMulToGemm, MergePadding, TransposesOfOnes, StaticReshape, JoinScaleAndShift,
+            SayFlatten,
+        ),
+        before=(settled,),
+        after=(ordered, settled, folded),
+    ),
+    Stage(
+        "clean",
+        (RemoveUnusedNodesPass, CommonSubexpressionEliminationPass),
+        before=(settled, folded),
+        after=(ordered, settled, folded, used, named_apart),
+    ),
+)
+
+
 def fold(model: ir.Model) -> ir.Model:
-    """Fold ``model`` in place: batch normalisation, kernel layouts, padding, Dense and global pooling."""
-    ir.passes.Sequential(
-        IdentityEliminationPass(),
-        CommonSubexpressionEliminationPass(),
-        FoldConstants(),
-        PositivePadding(),
-        InferShapes(),
-        RemoveUnusedNodesPass(),
-        DropIdentities(),
-        StaticSlice(),
-        ResizeRepeated(),
-        KeepAxes(),
-        StaticReshape(),
-        SettleTransposes(),
-        GlobalPool(),
-        StaticReshape(),
-        Narrow(),
-        StaticReshape(),
-        PermuteDenseAfterFlatten(),
-        PermuteDenseBeforeReshape(),
-        MergeCrop(),
-        FoldAffine(),
-        MatMulToGemm(),
-        FoldAffine(),
-        MergePadding(),
-        SettleTransposes(),
-        TransposesOfOnes(),
-        StaticReshape(),
-        JoinScaleAndShift(),
-        SayFlatten(),
-        RemoveUnusedNodesPass(),
-        CommonSubexpressionEliminationPass(),
-    )(model)
+    """Fold ``model`` in place, stage by stage; a condition that does not hold is an error of ours, and says so."""
+    for stage in STAGES:
+        _check(model, stage.before, f"before stage '{stage.name}' (pass {stage.passes[0].__name__})",
+               ir.passes.PreconditionError)
+        for one in stage.passes:
+            place = f"in stage '{stage.name}', pass {one.__name__}"
+            try:
+                changed = one()(model).modified
+            except Exception as error:
+                raise ir.passes.PassError(f"{place}: {type(error).__name__}: {error}") from error
+            # What every pass keeps is asked of each, so that the one that broke it is named.
+            _check(model, (ordered,) if changed else (), place, ir.passes.PostconditionError)
+        _check(model, stage.after, f"after stage '{stage.name}' (pass {one.__name__})", ir.passes.PostconditionError)
     return model
+
+
+def _check(
+    model: ir.Model, conditions: tuple[Condition, ...], place: str, error: type[ir.passes.InvariantError]
+) -> None:
+    for condition in conditions:
+        try:
+            condition(model.graph)
+        except Broken as broken:
+            raise error(f"{place}: '{condition.__name__}' does not hold: {broken}") from None

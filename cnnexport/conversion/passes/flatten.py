@@ -18,8 +18,12 @@ from cnnexport.conversion.passes.rewriting import (
     Array,
     add_initializer,
     constant,
-    perm_of,
+    known_shape,
+    nodes,
+    read,
+    remove_unused,
     sizes,
+    transposed,
 )
 
 
@@ -29,18 +33,17 @@ class PermuteDenseAfterFlatten(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         modified = False
-        for node in list(graph):
-            if node.op_type != "Reshape" or node.inputs[0] is None:
+        for node in nodes(graph, "Reshape"):
+            found, final = transposed(node.inputs[0]), sizes(node.outputs[0])
+            if found is None or final is None:
                 continue
-            transpose = node.inputs[0].producer()
-            if transpose is None or transpose.op_type != "Transpose" or transpose.inputs[0] is None:
+            perm, source = found
+            shape = sizes(source)
+            if shape is None or perm[0] != 0 or len(final) != 2 or final[0] != shape[0]:
                 continue
-            perm = perm_of(transpose)
-            shape, final = sizes(transpose.inputs[0]), sizes(node.outputs[0])
-            if perm is None or perm[0] != 0 or shape is None or final is None or final[:1] != shape[:1] or (
-                    len(final) != 2):
+            inner = [d for d in shape[1:] if isinstance(d, int)]
+            if len(inner) + 1 < len(shape):
                 continue
-            inner = shape[1:]
             # order[i]: where feature i of the NHWC flattening lies in the NCHW one.
             places = np.arange(int(np.prod(inner))).reshape(inner)
             order = np.transpose(places, [p - 1 for p in perm[1:]]).reshape(-1)
@@ -48,12 +51,11 @@ class PermuteDenseAfterFlatten(ir.passes.InPlacePass):
             if not _collect(node.outputs[0], np.argsort(order), edits):
                 continue
             for reader, place, array in edits:
-                value = reader.inputs[place]
-                name = value.name if value is not None and value.name else "kernel"
-                reader.replace_input_with(place, add_initializer(graph, array, name))
-            node.replace_input_with(0, transpose.inputs[0])
-            if not transpose.outputs[0].uses() and not transpose.outputs[0].is_graph_output():
-                graph.remove(transpose, safe=True)
+                reader.replace_input_with(place, add_initializer(graph, array, f"{reader.name}__{place}"))
+            transpose = read(node).producer()
+            assert transpose is not None
+            node.replace_input_with(0, source)
+            remove_unused(graph, transpose)
             modified = True
         return ir.passes.PassResult(model, modified)
 
@@ -64,38 +66,33 @@ def _collect(value: ir.Value, order: Array, edits: list[tuple[ir.Node, int, Arra
         return False
     for use in value.uses():
         reader, place = use.node, use.idx
-        if reader.op_type in ELEMENTWISE and place == 0:
+        if reader.op_type in ELEMENTWISE:
             if not _collect(reader.outputs[0], order, edits):
                 return False
         elif reader.op_type in BINARY and len(reader.inputs) == 2:
             array = constant(reader.inputs[1 - place])
-            if array is None or array.ndim > 2 or (array.ndim == 2 and array.shape[0] != 1):
+            if array is None:
                 return False
-            if array.size == order.size:
+            if array.shape[-1:] == order.shape:
                 edits.append((reader, 1 - place, np.take(array, order, axis=-1)))
             elif array.size != 1:
                 return False
             if not _collect(reader.outputs[0], order, edits):
                 return False
         elif reader.op_type == "Concat" and reader.attributes["axis"].as_int() in (1, -1):
-            widths = [sizes(v) for v in reader.inputs]
-            if any(w is None or len(w) != 2 for w in widths) or reader.inputs.count(value) > 1:
+            shapes = [known_shape(v) or [] for v in reader.inputs]
+            widths = [shape[1] for shape in shapes if len(shape) == 2 and shape[1] is not None]
+            if len(widths) < len(shapes) or reader.inputs.count(value) > 1:
                 return False
-            start = sum(w[1] for w in widths[:place] if w is not None)
-            whole = np.arange(sum(w[1] for w in widths if w is not None))
+            start, whole = sum(widths[:place]), np.arange(sum(widths))
             whole[start:start + order.size] = start + order
             if not _collect(reader.outputs[0], whole, edits):
                 return False
         elif reader.op_type in ("MatMul", "Gemm") and place == 0:
             kernel = constant(reader.inputs[1])
-            if kernel is None or kernel.ndim != 2:
+            if kernel is None or kernel.ndim != 2 or reader.attributes.get_int("transA", 0) != 0:
                 return False
-            flags = [f in reader.attributes and reader.attributes[f].as_int() for f in ("transA", "transB")]
-            rows = int(flags[1])
-            if flags[0]:
-                return False
-            if kernel.shape[rows] != order.size:
-                return False
+            rows = reader.attributes.get_int("transB", 0)
             edits.append((reader, 1, np.take(kernel, order, axis=rows)))
         else:
             return False

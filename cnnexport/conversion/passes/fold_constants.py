@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from cnnexport.conversion.passes.rewriting import Array, add_initializer, axes_of, constant
+from cnnexport.conversion.passes.rewriting import Array, add_initializer, axes_of, constant, known_shape
 
 LARGEST_REFERENCE = 1 << 22
 """Elements above which an operator outside the table is left to the runtime."""
 
 
 def _reshape(node: ir.Node, x: Array, shape: Array) -> Array:
-    keep_zero = "allowzero" in node.attributes and node.attributes["allowzero"].as_int()
+    keep_zero = node.attributes.get_int("allowzero", 0)
     dims = [x.shape[i] if d == 0 and not keep_zero else int(d) for i, d in enumerate(shape)]
     return x.reshape(dims)
 
@@ -34,8 +34,7 @@ def _unsqueeze(node: ir.Node, x: Array, *_: Array) -> Array:
 
 
 def _transpose(node: ir.Node, x: Array) -> Array:
-    perm = node.attributes["perm"].as_ints() if "perm" in node.attributes else None
-    return np.transpose(x, perm)
+    return np.transpose(x, node.attributes.get_ints("perm"))
 
 
 def _cast(node: ir.Node, x: Array) -> Array:
@@ -113,7 +112,7 @@ class FoldConstants(ir.passes.InPlacePass):
         opset = graph.opset_imports.get("", 18)
         modified = False
         for node in list(graph):
-            if node.op_type in UNFOLDABLE or node.domain or len(node.outputs) != 1:
+            if node.op_type in UNFOLDABLE or len(node.outputs) != 1 or node.outputs[0].is_graph_output():
                 continue
             if node.op_type == "Constant" and "value" in node.attributes:
                 arrays: list[Array | None] = []
@@ -131,7 +130,7 @@ class FoldConstants(ir.passes.InPlacePass):
                         result = rule(node, *arrays)
                 else:
                     result = _reference(node, arrays, opset)
-            if result is None or node.outputs[0].is_graph_output():
+            if result is None:
                 continue
             value = add_initializer(graph, np.asarray(result), node.outputs[0].name or node.op_type)
             node.outputs[0].replace_all_uses_with(value)
@@ -141,9 +140,6 @@ class FoldConstants(ir.passes.InPlacePass):
 
 
 def _static_dims(node: ir.Node) -> Array | None:
-    value = node.inputs[0]
-    if value is None or value.shape is None or node.attributes:
-        return None
-    if not all(isinstance(d, int) for d in value.shape):
-        return None
-    return np.array([int(d) for d in value.shape], np.int64)  # type: ignore[arg-type]
+    shape = known_shape(node.inputs[0])
+    # Attributes ask for a part of the shape.
+    return None if shape is None or None in shape or node.attributes else np.array(shape, np.int64)

@@ -14,7 +14,8 @@ from cnnexport.conversion.passes.rewriting import (
     constant,
     insert,
     known_shape,
-    sole_consumer,
+    nodes,
+    read_alone,
 )
 
 
@@ -24,9 +25,7 @@ class MatMulToGemm(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         modified = False
-        for node in list(graph):
-            if node.op_type != "MatMul":
-                continue
+        for node in nodes(graph, "MatMul"):
             kernel = constant(node.inputs[1])
             shape = known_shape(node.inputs[0])
             if kernel is None or kernel.ndim != 2 or shape is None or len(shape) != 2:
@@ -35,12 +34,12 @@ class MatMulToGemm(ir.passes.InPlacePass):
                 continue
             inputs: list[ir.Value | None] = [node.inputs[0], node.inputs[1]]
             last = node
-            follower = sole_consumer(node.outputs[0])
-            if follower is not None and follower.op_type == "Add":
+            follower = read_alone(node.outputs[0], "Add")
+            if follower is not None:
                 other = next(v for v in follower.inputs if v is not node.outputs[0])
                 bias = constant(other)
-                row = bias is not None and (bias.ndim < 2 or (bias.ndim == 2 and bias.shape[0] == 1))
-                if bias is not None and row and bias.size in (1, kernel.shape[1]):
+                # A column, or more axes, would be another bias for each row.
+                if bias is not None and bias.shape[:-1] in ((), (1,)) and bias.size in (1, kernel.shape[1]):
                     flat = np.broadcast_to(bias.reshape(-1), (kernel.shape[1],))
                     if bias.shape != flat.shape:
                         other = add_initializer(graph, np.ascontiguousarray(flat), f"{node.name}__bias")

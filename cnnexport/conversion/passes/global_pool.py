@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from cnnexport.conversion.passes.rewriting import axes_of, bypass, insert, known_shape
+from cnnexport.conversion.passes.rewriting import axes_of, bypass, insert, known_shape, nodes, read, transposed
 
 POOL = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}
 
@@ -18,24 +18,19 @@ class GlobalPool(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         modified = False
-        for node in list(graph):
-            if node.op_type not in POOL or node.inputs[0] is None:
-                continue
-            shape, axes = known_shape(node.inputs[0]), axes_of(node)
+        for node in nodes(graph, *POOL):
+            source, axes = read(node), axes_of(node)
+            shape = known_shape(source)
             if shape is None or axes is None or len(shape) < 3:
                 continue
             rank = len(shape)
             reduced = sorted(a % rank for a in axes)
-            keep = "keepdims" not in node.attributes or bool(node.attributes["keepdims"].as_int())
-            source = node.inputs[0]
+            keep = node.attributes.get_int("keepdims", 1)
             if reduced == list(range(1, rank - 1)) and not keep:
-                before = source.producer()
-                if before is None or before.op_type != "Transpose":
+                found = transposed(source)
+                if found is None or found[0] != [0, *range(2, rank), 1]:
                     continue
-                if list(before.attributes["perm"].as_ints()) != [0, *range(2, rank), 1]:
-                    continue
-                assert before.inputs[0] is not None
-                source = before.inputs[0]
+                source = found[1]
             elif reduced != list(range(2, rank)):
                 continue
             output = insert(graph, node, POOL[node.op_type], [source])

@@ -5,10 +5,9 @@ Never changes: any value.
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
-from cnnexport.conversion.passes.rewriting import BATCH, bypass, constant
+from cnnexport.conversion.passes.rewriting import BATCH, bypass, constant, nodes, read, unit_steps
 
 
 class DropIdentities(ir.passes.InPlacePass):
@@ -17,9 +16,9 @@ class DropIdentities(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         modified = False
-        for node in list(graph):
-            source = node.inputs[0] if node.inputs else None
-            if source is None or len(node.outputs) != 1 or not _same(node, source):
+        for node in nodes(graph, "Cast", "Pad", "Slice", "Expand", "Tile"):
+            source = read(node)
+            if not _same(node, source):
                 continue
             if node.outputs[0].is_graph_output() and (source.producer() is None or source.is_graph_output()):
                 continue
@@ -30,16 +29,13 @@ class DropIdentities(ir.passes.InPlacePass):
 
 def _same(node: ir.Node, source: ir.Value) -> bool:
     if node.op_type == "Cast":
-        return source.dtype is not None and int(source.dtype) == node.attributes["to"].as_int()
+        return source.dtype == node.attributes["to"].as_int()
     if node.op_type == "Pad":
         pads = constant(node.inputs[1])
         return pads is not None and not pads.any()
-    if node.op_type in ("Slice", "Expand", "Tile"):
-        before = source.shape
-        if before is None or before != node.outputs[0].shape or not all(
-                isinstance(d, int) or d.value == BATCH for d in before):
-            return False
-        # Backwards is another order of the same size.
-        steps = constant(node.inputs[4]) if node.op_type == "Slice" and len(node.inputs) > 4 else np.ones(1)
-        return steps is not None and bool((steps == 1).all())
-    return False
+    shape = source.shape
+    if shape is None or shape != node.outputs[0].shape or not all(
+            isinstance(d, int) or d.value == BATCH for d in shape):
+        return False
+    # Backwards is another order of the same size.
+    return unit_steps(node)

@@ -13,7 +13,19 @@ import numpy as np
 import onnx_ir as ir
 
 from cnnexport.conversion.passes.regroup import swap
-from cnnexport.conversion.passes.rewriting import Array, axes_of, constant, inverse_of, sizes, target_of
+from cnnexport.conversion.passes.rewriting import (
+    Array,
+    Size,
+    axes_of,
+    constant,
+    given,
+    inverse_of,
+    read,
+    sizes,
+    target_of,
+    transposed,
+    whole_resize,
+)
 
 REDUCTIONS = frozenset({
     "ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceProd", "ReduceL1", "ReduceL2",
@@ -30,17 +42,17 @@ class Plan:
     attributes: dict[str, ir.Attr] = field(default_factory=dict)
     op_type: str | None = None
     result: list[int] | None = None
-    shape: list[int] | None = None
+    shape: list[Size] | None = None
 
 
 def _softmax(node: ir.Node, perm: list[int]) -> Plan:
-    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
+    axis = node.attributes.get_int("axis", -1)
     return Plan(perm, attributes={"axis": ir.AttrInt64("axis", perm[axis % len(perm)])})
 
 
 def _pad(node: ir.Node, perm: list[int]) -> Plan | None:
     pads, rank = constant(node.inputs[1]), len(perm)
-    if pads is None or pads.size != 2 * rank or (len(node.inputs) > 3 and node.inputs[3] is not None):
+    if pads is None or given(node, 3) is not None:
         return None
     places = [*inverse_of(perm), *(rank + i for i in inverse_of(perm))]
     return Plan(perm, {1: pads.reshape(-1)[places]})
@@ -48,8 +60,8 @@ def _pad(node: ir.Node, perm: list[int]) -> Plan | None:
 
 def _per_axis(place: int) -> Callable[[ir.Node, list[int]], Plan | None]:
     def rule(node: ir.Node, perm: list[int]) -> Plan | None:
-        array = constant(node.inputs[place]) if len(node.inputs) > place else None
-        if array is None or array.size != len(perm):
+        array = constant(given(node, place))
+        if array is None:
             return None
         return Plan(perm, {place: array.reshape(-1)[inverse_of(perm)]})
 
@@ -57,26 +69,20 @@ def _per_axis(place: int) -> Callable[[ir.Node, list[int]], Plan | None]:
 
 
 def _resize(node: ir.Node, perm: list[int]) -> Plan | None:
-    if "axes" in node.attributes or (node.inputs[1] is not None and node.inputs[1].shape is not None
-                                     and node.inputs[1].shape != ir.Shape([0])):
-        return None
-    return _per_axis(3 if len(node.inputs) > 3 and node.inputs[3] is not None else 2)(node, perm)
+    return _per_axis(2 if given(node, 3) is None else 3)(node, perm) if whole_resize(node) else None
 
 
 def _slice(node: ir.Node, perm: list[int]) -> Plan | None:
-    starts = constant(node.inputs[1])
-    axes = constant(node.inputs[3]) if len(node.inputs) > 3 else None
-    if axes is None and starts is not None and (len(node.inputs) < 4 or node.inputs[3] is None):
-        axes = np.arange(starts.size)
+    starts, axes = constant(node.inputs[1]), constant(given(node, 3))
+    if given(node, 3) is None and starts is not None:
+        axes = np.arange(starts.size, dtype=starts.dtype)
     if axes is None:
         return None
-    first = node.inputs[1]
-    kind = np.dtype(np.int64) if first is None or first.dtype is None else first.dtype.numpy()
-    return Plan(perm, {3: np.array([perm[int(a) % len(perm)] for a in axes.reshape(-1)], kind)})
+    return Plan(perm, {3: np.array([perm[int(a) % len(perm)] for a in axes.reshape(-1)], axes.dtype)})
 
 
 def _one_axis(node: ir.Node, perm: list[int]) -> Plan:
-    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+    axis = node.attributes.get_int("axis", 0)
     return Plan(perm, attributes={"axis": ir.AttrInt64("axis", perm[axis % len(perm)])})
 
 
@@ -88,8 +94,8 @@ def _without(perm: list[int], axes: list[int]) -> list[int]:
 
 def _arg(node: ir.Node, perm: list[int]) -> Plan:
     plan = _one_axis(node, perm)
-    if "keepdims" in node.attributes and not node.attributes["keepdims"].as_int():
-        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+    if not node.attributes.get_int("keepdims", 1):
+        axis = node.attributes.get_int("axis", 0)
         plan.result = _without(perm, [axis % len(perm)])
     return plan
 
@@ -100,7 +106,7 @@ def _gather(node: ir.Node, perm: list[int]) -> Plan | None:
         return None
     plan = _one_axis(node, perm)
     if not index.ndim:
-        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+        axis = node.attributes.get_int("axis", 0)
         plan.result = _without(perm, [axis % len(perm)])
     return plan
 
@@ -115,20 +121,20 @@ def _reduce(node: ir.Node, perm: list[int]) -> Plan | None:
         plan.attributes["axes"] = ir.AttrInt64s("axes", axes)
     else:
         plan.inputs[1] = np.array(axes, np.int64)
-    if "keepdims" in node.attributes and not node.attributes["keepdims"].as_int():
+    if not node.attributes.get_int("keepdims", 1):
         plan.result = _without(perm, old)
     return plan
 
 
 def _reshape(node: ir.Node, perm: list[int]) -> Plan | None:
-    transpose = node.inputs[0].producer() if node.inputs[0] is not None else None
-    source, final = sizes(None if transpose is None else transpose.inputs[0]), sizes(node.outputs[0])
-    if source is None or final is None:
+    below = transposed(node.inputs[0])
+    assert below is not None
+    source, final = sizes(below[1]), sizes(node.outputs[0])
+    found = None if source is None or final is None else swap(source, perm, final)
+    target = None if source is None or found is None else target_of(found[0], source)
+    if target is None:
         return None
-    found = swap(source, perm, final)
-    target = None if found is None else target_of(found[0], source)
-    if found is None or target is None:
-        return None
+    assert found is not None
     return Plan(perm, {1: target}, op_type="Reshape", result=found[1], shape=found[0])
 
 
@@ -137,7 +143,7 @@ def _matmul(node: ir.Node, perm: list[int]) -> Plan | None:
     kernel, rank = constant(node.inputs[1]), len(perm)
     if kernel is None or kernel.ndim != 2 or rank < 3 or perm != [0, *range(2, rank), 1]:
         return None
-    if rank == 3 and node.inputs[0] is not None and len(node.inputs[0].uses()) > 1:
+    if rank == 3 and len(read(node).uses()) > 1:
         return None  # queries, keys and values: three Transposes in the place of one
     return Plan(perm, {1: kernel.T.reshape(*kernel.T.shape, *[1] * (rank - 2))}, op_type="Conv")
 

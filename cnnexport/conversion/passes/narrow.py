@@ -13,9 +13,13 @@ from cnnexport.conversion.passes.rewriting import (
     add_initializer,
     bypass,
     constant,
+    given,
     insert,
+    maker,
+    nodes,
     padded_by_numbers,
-    shape_like,
+    pads_of,
+    remove_unused,
     sizes,
     target_of,
 )
@@ -30,26 +34,25 @@ class Narrow(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         modified = False
-        for node in list(graph):
-            if node.op_type in ("Conv", "ConvTranspose", "MaxPool", "AveragePool") and _narrow(graph, node):
-                modified = True
+        for node in nodes(graph, "Conv", "ConvTranspose", "MaxPool", "AveragePool"):
+            modified = _narrow(graph, node) or modified
         return ir.passes.PassResult(model, modified)
 
 
 def _narrow(graph: ir.Graph, node: ir.Node) -> bool:
-    reshape = node.inputs[0].producer() if node.inputs[0] is not None else None
-    if reshape is None or reshape.op_type != "Reshape" or len(node.outputs) != 1:
+    reshape = maker(node.inputs[0], "Reshape")
+    if reshape is None or len(node.outputs) != 1 or "output_shape" in node.attributes or not padded_by_numbers(node):
         return False
-    start, wide, final = sizes(reshape.inputs[0]), sizes(node.inputs[0]), sizes(node.outputs[0])
-    if start is None or wide is None or final is None or len(wide) != 4 or "output_shape" in node.attributes:
+    start, wide, final = (sizes(v) or [] for v in (reshape.inputs[0], node.inputs[0], node.outputs[0]))
+    if len(wide) != 4 or len(final) != 4:
         return False
-    kernel = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    if len(node.inputs) > 1 and kernel is None:
+    kernel = constant(given(node, 1))
+    if kernel is None and "Conv" in node.op_type:
         return False
     for axis in (2, 3):
         place, kept = axis - 2, 3 - axis
-        pads = list(node.attributes["pads"].as_ints()) if "pads" in node.attributes else [0] * 4
-        if wide[:axis] + wide[axis + 1:] != start or final[axis] != 1:
+        pads = pads_of(node, 2)
+        if wide[:axis] + wide[axis + 1:] != start:
             continue
         if pads[place] or pads[place + 2]:
             continue
@@ -58,15 +61,11 @@ def _narrow(graph: ir.Graph, node: ir.Node) -> bool:
         attributes = {k: list(node.attributes[k].as_ints()) for k in _PER_AXIS if k in node.attributes}
         if any(_PER_AXIS[k] not in (None, v[place]) for k, v in attributes.items()):
             continue
-        if not padded_by_numbers(node):
-            continue
         target = target_of(final, final[:axis] + final[axis + 1:])
-        if target is None:
-            continue
+        assert target is not None
         inputs: list[ir.Value | None] = [reshape.inputs[0], *node.inputs[1:]]
         if kernel is not None:
-            name = node.inputs[1].name if node.inputs[1] is not None else None
-            inputs[1] = add_initializer(graph, kernel.squeeze(axis), name or "kernel")
+            inputs[1] = add_initializer(graph, kernel.squeeze(axis), f"{node.name}__kernel")
         output = insert(graph, node, node.op_type, inputs)
         made = output.producer()
         assert made is not None
@@ -74,12 +73,11 @@ def _narrow(graph: ir.Graph, node: ir.Node) -> bool:
         for key, numbers in attributes.items():
             made.attributes[key] = ir.AttrInt64s(key, [numbers[kept]])
         made.attributes["pads"] = ir.AttrInt64s("pads", [pads[kept], pads[kept + 2]])
-        output.shape = shape_like(final[:axis] + final[axis + 1:], node.outputs[0])
+        output.shape = ir.Shape(final[:axis] + final[axis + 1:])
         shape = add_initializer(graph, target, f"{node.name}__shape")
         widened = insert(graph, node, "Reshape", [output, shape])
         widened.shape = node.outputs[0].shape
         bypass(graph, node, widened)
-        if not reshape.outputs[0].uses() and not reshape.outputs[0].is_graph_output():
-            graph.remove(reshape, safe=True)
+        remove_unused(graph, reshape)
         return True
     return False

@@ -6,9 +6,10 @@ automatic padding.
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
-from cnnexport.conversion.passes.rewriting import constant, padded_by_numbers, sole_consumer
+from cnnexport.conversion.passes.rewriting import constant, given, nodes, padded_by_numbers, pads_of, read_alone
 
 
 class MergePadding(ir.passes.InPlacePass):
@@ -17,28 +18,19 @@ class MergePadding(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         modified = False
-        for node in list(graph):
-            if node.op_type != "Pad" or (len(node.inputs) > 3 and node.inputs[3] is not None):
+        for node in nodes(graph, "Pad"):
+            pads, conv = constant(node.inputs[1]), read_alone(node.outputs[0], "Conv")
+            if pads is None or (pads < 0).any() or conv is None or conv.inputs[0] is not node.outputs[0]:
                 continue
-            if "mode" in node.attributes and node.attributes["mode"].as_string() != "constant":
+            if given(node, 3) is not None or node.attributes.get_string("mode", "constant") != "constant":
                 continue
-            pads = constant(node.inputs[1])
-            if pads is None or (pads < 0).any():
-                continue
-            if len(node.inputs) > 2 and node.inputs[2] is not None:
-                fill = constant(node.inputs[2])
-                if fill is None or (fill.size and float(fill.reshape(-1)[0]) != 0.0):
-                    continue
-            conv = sole_consumer(node.outputs[0])
-            if conv is None or conv.op_type != "Conv" or conv.inputs[0] is not node.outputs[0]:
-                continue
-            if not padded_by_numbers(conv):
+            fill = np.zeros(1) if given(node, 2) is None else constant(node.inputs[2])
+            if fill is None or fill.any() or not padded_by_numbers(conv):
                 continue
             rank = pads.size // 2
-            if pads[0] or pads[1] or pads[rank] or pads[rank + 1]:
+            if pads[:2].any() or pads[rank:rank + 2].any():
                 continue
-            space = rank - 2
-            own = list(conv.attributes["pads"].as_ints()) if "pads" in conv.attributes else [0] * 2 * space
+            own = pads_of(conv, rank - 2)
             extra = [*pads[2:rank], *pads[rank + 2:]]
             conv.attributes.pop("auto_pad", None)
             conv.attributes["pads"] = ir.AttrInt64s("pads", [int(a + b) for a, b in zip(own, extra)])

@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
+
+from cnnexport.conversion.passes.rewriting import Size, product
 
 
-def groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]] | None:
+def groups(before: Sequence[Size], after: Sequence[Size]) -> list[tuple[list[int], list[int]]] | None:
     """The axes of ``before`` and of ``after`` that a Reshape maps onto each other.
 
     Axes of length 1 are left out. None where the shapes hold different numbers of elements.
     """
-    left = [i for i, d in enumerate(before) if d != 1]
-    right = [i for i, d in enumerate(after) if d != 1]
-    if prod(before) != prod(after) or 0 in before:
-        return None
-    found = []
-    while left or right:
-        if not left or not right:
-            return None
-        ins, outs = [left.pop(0)], [right.pop(0)]
-        a, b = before[ins[0]], after[outs[0]]
-        while a != b:
-            if a < b:
-                if not left:
-                    return None
-                ins.append(left.pop(0))
-                a *= before[ins[-1]]
-            else:
-                if not right:
-                    return None
-                outs.append(right.pop(0))
-                b *= after[outs[-1]]
-        found.append((ins, outs))
-    return found
+    left, right = ([i for i, d in enumerate(shape) if d != 1] for shape in (before, after))
+    # The first axes of both belong together where they hold equally many elements.
+    products = [product(before[i] for i in left[:n]) for n in range(len(left) + 1)]
+    found, m, n = [], 0, 0
+    for end in range(1, len(right) + 1):
+        held = product(after[i] for i in right[:end])
+        if held in products:
+            found.append((left[m:products.index(held)], right[n:end]))
+            m, n = products.index(held), end
+    return found if (m, n) == (len(left), len(right)) else None
 
 
 def swap(
-    source: Sequence[int], perm: Sequence[int], target: Sequence[int]
-) -> tuple[list[int], list[int]] | None:
+    source: Sequence[Size], perm: Sequence[int], target: Sequence[Size]
+) -> tuple[list[Size], list[int]] | None:
     """``Reshape(Transpose(x, perm), target)`` as ``Transpose(Reshape(x, shape), perm2)``: (shape, perm2).
 
     ``source`` is the shape of x. None where the Reshape mixes what the Transpose took apart.

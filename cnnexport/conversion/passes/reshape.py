@@ -15,6 +15,10 @@ from cnnexport.conversion.passes.rewriting import (
     bypass,
     constant,
     insert,
+    maker,
+    nodes,
+    read,
+    remove_unused,
     sizes,
     target_of,
 )
@@ -28,19 +32,16 @@ class StaticReshape(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         modified = False
-        for node in list(graph):
-            source, final = node.inputs[0] if node.inputs else None, sizes(node.outputs[0])
-            if node.op_type not in REGROUPING or source is None or final is None:
-                continue
-            before = source.producer()
-            joins = before is not None and before.op_type in REGROUPING
-            if joins and before is not None:
-                source = before.inputs[0]
+        for node in nodes(graph, *REGROUPING):
+            source, final = read(node), sizes(node.outputs[0])
+            before = maker(source, *REGROUPING)
+            if before is not None:
+                source = read(before)
             start = sizes(source)
-            target = None if start is None else target_of(final, start)
-            if target is None or source is None:
+            target = None if start is None or final is None else target_of(final, start)
+            if target is None:
                 continue
-            if not joins and node.op_type == "Reshape" and constant(node.inputs[1]) is not None:
+            if before is None and node.op_type == "Reshape" and constant(node.inputs[1]) is not None:
                 continue
             output = source
             if start != final:
@@ -50,9 +51,8 @@ class StaticReshape(ir.passes.InPlacePass):
             elif node.outputs[0].is_graph_output() and source.producer() is None:
                 continue
             bypass(graph, node, output)
-            if joins and before is not None and not before.outputs[0].uses() and (
-                    not before.outputs[0].is_graph_output()):
-                graph.remove(before, safe=True)
+            if before is not None:
+                remove_unused(graph, before)
             modified = True
         return ir.passes.PassResult(model, modified)
 
@@ -63,11 +63,9 @@ class SayFlatten(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         modified = False
-        for node in list(graph):
-            if node.op_type != "Reshape":
-                continue
+        for node in nodes(graph, "Reshape"):
             source, final = sizes(node.inputs[0]), sizes(node.outputs[0])
-            if source is None or final is None or len(final) != 2 or len(source) < 3 or source[0] != final[0]:
+            if source is None or final is None or len(final) != 2 or source[0] != final[0]:
                 continue
             output = insert(graph, node, "Flatten", [node.inputs[0]], {"axis": 1})
             output.shape = node.outputs[0].shape

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,15 +18,52 @@ BATCH = "batch"
 SIZE = "size_"
 """Names for other open sizes while passes run, followed by a number."""
 
-_OPEN = 10**15
-"""Numbers from here on stand for open sizes: far above any size, and no product of sizes."""
+Size = int | ir.SymbolicDim
+"""A number, or the name of an open size, or a multiple of one (``3*batch``)."""
 
 
 def constant(value: ir.Value | None) -> Array | None:
     """The array of an initializer (a view, do not write to it), or None for anything else."""
-    if value is None or value.const_value is None or not value.is_initializer():
+    if value is None or not value.is_initializer():
         return None
+    assert value.const_value is not None
     return value.const_value.numpy()
+
+
+def nodes(graph: ir.Graph, *ops: str) -> Iterator[ir.Node]:
+    """The nodes of these operators; one that is taken out before its turn is left out."""
+    for node in list(graph):
+        if node.op_type in ops and node.graph is graph:
+            yield node
+
+
+def read(node: ir.Node, place: int = 0) -> ir.Value:
+    """What ``node`` reads where its operator always reads something."""
+    value = node.inputs[place]
+    assert value is not None
+    return value
+
+
+def given(node: ir.Node, place: int) -> ir.Value | None:
+    """What ``node`` reads at ``place``, None where that is left out."""
+    return node.inputs[place] if place < len(node.inputs) else None
+
+
+def maker(value: ir.Value | None, *ops: str) -> ir.Node | None:
+    """The node of one of these operators that makes ``value``."""
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type in ops else None
+
+
+def made_alone(value: ir.Value | None, *ops: str) -> ir.Node | None:
+    """The node of one of these operators that makes ``value`` for a single reader."""
+    return maker(value, *ops) if value is not None and sole_consumer(value) is not None else None
+
+
+def read_alone(value: ir.Value, *ops: str) -> ir.Node | None:
+    """The node of one of these operators that alone reads ``value``."""
+    node = sole_consumer(value)
+    return node if node is not None and node.op_type in ops else None
 
 
 def add_initializer(graph: ir.Graph, array: Array, name: str) -> ir.Value:
@@ -58,6 +97,12 @@ def bypass(graph: ir.Graph, node: ir.Node, replacement: ir.Value) -> None:
     graph.remove(node, safe=True)
 
 
+def remove_unused(graph: ir.Graph, node: ir.Node) -> None:
+    """Remove ``node`` if nothing reads it any more."""
+    if not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
+        graph.remove(node, safe=True)
+
+
 def insert(
     graph: ir.Graph,
     before: ir.Node,
@@ -83,57 +128,47 @@ def known_shape(value: ir.Value | None) -> list[int | None] | None:
     return [d if isinstance(d, int) else None for d in value.shape]
 
 
-def _symbol(name: str) -> int | None:
-    if name == BATCH:
-        return _OPEN + 37
-    return _OPEN + 37 + 1000 * (1 + int(name[len(SIZE):])) if name.startswith(SIZE) else None
-
-
-def sizes(value: ir.Value | None) -> list[int] | None:
-    """The shape of ``value`` with a huge number for each open size, so that products tell what is in them.
-
-    None where a size is not known at all.
-    """
+def sizes(value: ir.Value | None) -> list[Size] | None:
+    """The shape of ``value``; None where a size is not known at all."""
     if value is None or value.shape is None:
         return None
-    found = []
-    for dim in value.shape:
-        if isinstance(dim, int):
-            found.append(dim)
-            continue
-        factor, _, name = str(dim.value or "").rpartition("*")
-        symbol = _symbol(name)
-        if symbol is None or (factor and not factor.isdigit()):
-            return None
-        found.append(int(factor or 1) * symbol)
-    return found
+    found = list(value.shape)
+    known = all(isinstance(d, int) or re.fullmatch(rf"(\d+\*)?({BATCH}|{SIZE}\d+)", d.value or "") for d in found)
+    return found if known else None
 
 
-def shape_like(found: list[int], *known: ir.Value | None) -> ir.Shape:
-    """The reverse of ``sizes``, for sizes that occur in ``known`` values."""
-    names: dict[int, int | str | None] = {}
-    for value in known:
-        dims = value.shape if value is not None and value.shape is not None else ()
-        for size, dim in zip(sizes(value) or (), dims):
-            names[size] = dim if isinstance(dim, int) else dim.value
-    return ir.Shape([size if size < _OPEN else names.get(size) for size in found])
+def product(found: Iterable[Size]) -> tuple[int, list[str]]:
+    """What sizes multiply to: a number, and the names of the open sizes in it."""
+    number, names = 1, []
+    for size in found:
+        factor, _, name = str(size).rpartition("*")
+        number *= int(factor or 1) if isinstance(size, ir.SymbolicDim) else size
+        names += [name] if isinstance(size, ir.SymbolicDim) else []
+    return number, sorted(names)
 
 
-def target_of(found: list[int], source: list[int]) -> Array | None:
+def target_of(found: Sequence[Size], source: Sequence[Size]) -> Array | None:
     """The target with which a Reshape of ``source`` makes ``found`` sizes, if a constant can say it."""
-    target = [size if size < _OPEN else -1 for size in found]
+    target = [size if isinstance(size, int) else -1 for size in found]
     if 0 in found:
         return None
     for i in range(min(len(found), len(source))):
         # 0 copies a size; one size may be left for -1.
-        if target.count(-1) > 1 and found[i] >= _OPEN and found[i] == source[i]:
+        if target.count(-1) > 1 and target[i] == -1 and found[i] == source[i]:
             target[i] = 0
     return None if target.count(-1) > 1 else np.array(target, np.int64)
 
 
 def perm_of(node: ir.Node) -> list[int] | None:
-    """The permutation of a Transpose."""
+    """The permutation of a Transpose that says it, None for any other node."""
     return list(node.attributes["perm"].as_ints()) if "perm" in node.attributes else None
+
+
+def transposed(value: ir.Value | None) -> tuple[list[int], ir.Value] | None:
+    """The permutation and the source of the Transpose that makes ``value``."""
+    node = maker(value, "Transpose")
+    perm = None if node is None else perm_of(node)
+    return None if node is None or perm is None else (perm, read(node))
 
 
 def inverse_of(perm: list[int]) -> list[int]:
@@ -149,7 +184,24 @@ def to_first(perm: list[int]) -> bool:
 
 def padded_by_numbers(node: ir.Node) -> bool:
     """Whether ``pads`` alone says how a Conv or pooling node is padded."""
-    return "auto_pad" not in node.attributes or node.attributes["auto_pad"].as_string() in ("NOTSET", "VALID")
+    return node.attributes.get_string("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+
+
+def pads_of(node: ir.Node, space: int) -> list[int]:
+    """The ``pads`` of a node that works on ``space`` axes."""
+    return list(node.attributes.get_ints("pads", [0] * 2 * space))
+
+
+def whole_resize(node: ir.Node) -> bool:
+    """Whether a Resize takes one number for each axis, and no region."""
+    return "axes" not in node.attributes and (
+        node.attributes.get_string("coordinate_transformation_mode") != "tf_crop_and_resize")
+
+
+def unit_steps(node: ir.Node) -> bool:
+    """Whether a Slice takes all between its ends, in order."""
+    steps = np.ones(1) if given(node, 4) is None else constant(node.inputs[4])
+    return steps is not None and bool((steps == 1).all())
 
 
 def axes_of(node: ir.Node) -> list[int] | None:

@@ -20,8 +20,12 @@ from cnnexport.conversion.passes.rewriting import (
     constant,
     full_rank,
     insert,
-    sole_consumer,
+    nodes,
+    read,
+    read_alone,
 )
+
+_OPERATORS = ("Add", "Sub", "Mul", "Div")
 
 
 class JoinScaleAndShift(ir.passes.InPlacePass):
@@ -30,8 +34,8 @@ class JoinScaleAndShift(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         modified = False
-        for node in list(graph):
-            modified = (node.graph is not None and _join(graph, node)) or modified
+        for node in nodes(graph, *_OPERATORS):
+            modified = _join(graph, node) or modified
         return ir.passes.PassResult(model, modified)
 
 
@@ -44,7 +48,7 @@ def _join(graph: ir.Graph, first: ir.Node) -> bool:
     node, chain = first, [first]
     while True:
         scale, shift = scale * step[1], shift * step[1] + step[2]
-        after = sole_consumer(node.outputs[0])
+        after = read_alone(node.outputs[0], *_OPERATORS)
         following = None if after is None else _step(after)
         if after is None or following is None or following[0] is not node.outputs[0]:
             break
@@ -76,15 +80,14 @@ def _channels(node: ir.Node) -> int:
 
 def _step(node: ir.Node) -> tuple[ir.Value, Array, Array] | None:
     """(x, s, t) where ``node`` computes x * s + t with one s and t a channel, or one for all."""
-    if node.op_type not in ("Add", "Sub", "Mul", "Div") or node.domain or not _channels(node):
-        return None
     known = [constant(v) for v in node.inputs]
     place = 0 if known[1] is not None else 1
-    source, array, shape = node.inputs[place], known[1 - place], node.outputs[0].shape
-    if source is None or array is None or known[place] is not None or shape is None or source.shape != shape:
+    source, array, shape = read(node, place), known[1 - place], node.outputs[0].shape
+    if array is None or source.shape != shape or not _channels(node):
         return None
-    spread = full_rank(array, len(shape))
-    if spread is None or any(d != 1 for i, d in enumerate(spread.shape) if i != 1):
+    spread = full_rank(array, len(shape or ()))
+    assert spread is not None
+    if any(d != 1 for i, d in enumerate(spread.shape) if i != 1):
         return None
     values = spread.reshape(-1).astype(np.float64)
     one, zero = np.ones(1), np.zeros(1)

@@ -70,7 +70,8 @@ class InferShapes(ir.passes.InPlacePass):
                 found = [p.shapes[name] for p in probes if name in p.shapes]
                 if len(found) == len(probes) and len({len(s) for s in found}) == 1:
                     value.dtype = ir.DataType(probes[0].dtypes[name])
-                    value.meta["sizes"] = list(zip(*found))
+                    if not any(None in s for s in found):
+                        value.meta["sizes"] = list(zip(*found))
                     value.shape = ir.Shape([self._dim(probes, sizes, names) for sizes in zip(*found)])
             if self._fold and len(node.outputs) == 1:
                 modified = _settle(graph, node, probes) or modified
@@ -97,7 +98,7 @@ def _settle(graph: ir.Graph, node: ir.Node, probes: Sequence[_Probe]) -> bool:
     output = node.outputs[0]
     name = output.name or ""
     found = [p.constants[name] for p in probes if name in p.constants]
-    if len(found) < len(probes) or output.is_graph_output() or not output.uses():
+    if len(found) < len(probes) or output.is_graph_output():
         return False
     if len({a.shape for a in found}) > 1:
         return False
@@ -106,12 +107,13 @@ def _settle(graph: ir.Graph, node: ir.Node, probes: Sequence[_Probe]) -> bool:
         graph.remove(node, safe=True)
         return True
     varies = np.any([a != found[0] for a in found], axis=0)
-    if varies.sum() != 1 or found[0].ndim != 1:
+    if varies.sum() != 1:
         return False
     modified = False
     for use in list(output.uses()):
-        if use.node.op_type == "Reshape" and use.idx == 1 and 0 not in found[0]:
-            use.node.replace_input_with(1, add_initializer(graph, np.where(varies, -1, found[0]), name))
+        if use.node.op_type == "Reshape" and use.idx == 1 and (found[0] > 0).all():
+            use.node.replace_input_with(1, add_initializer(
+                graph, np.where(varies, -1, found[0]), f"{name}__open"))
             modified = True
     return modified
 

@@ -18,10 +18,12 @@ from cnnexport.conversion.passes.rewriting import (
     constant,
     full_rank,
     inverse_of,
+    made_alone,
     perm_of,
-    shape_like,
+    read,
     sizes,
     to_first,
+    transposed,
 )
 
 BROADCASTING = BINARY | {
@@ -34,19 +36,16 @@ _FARTHEST = 8
 
 def sinkable(value: ir.Value | None) -> list[int] | None:
     """The permutation of the Transpose that makes ``value``, if that one may sink."""
-    node = value.producer() if value is not None else None
-    if node is None or node.op_type != "Transpose" or node.inputs[0] is None:
+    found = transposed(value)
+    if found is None:
         return None
-    perm = perm_of(node)
+    perm, source = found
     # On sequences the way to channels-first and the way back are one permutation.
-    stays = perm is None or to_first(perm) or (perm == [0, 2, 1] and node.inputs[0].is_graph_input())
-    return None if stays else perm
+    return None if to_first(perm) or (perm == [0, 2, 1] and source.is_graph_input()) else perm
 
 
 def sink(graph: ir.Graph, node: ir.Node) -> bool:
     """Let ``node`` work on what its Transposes read, and transpose its results instead."""
-    if node.domain or node.op_type == "Transpose":
-        return False
     perm = next((p for v in node.inputs if (p := sinkable(v)) is not None), None)
     if perm is None:
         return False
@@ -67,7 +66,9 @@ def _apply(graph: ir.Graph, node: ir.Node, plan: Plan) -> None:
     for place, value in enumerate(node.inputs):
         sinks = place == 0 or node.op_type in BROADCASTING
         if sinks and place not in plan.inputs and sinkable(value) == plan.perm:
-            plan.inputs[place] = value.producer().inputs[0]  # type: ignore[union-attr,assignment]
+            found = transposed(value)
+            assert found is not None
+            plan.inputs[place] = found[1]
     node.resize_inputs(max(len(node.inputs), 1 + max(plan.inputs)))
     for place, new in plan.inputs.items():
         if isinstance(new, np.ndarray):
@@ -95,7 +96,7 @@ def _apply(graph: ir.Graph, node: ir.Node, plan: Plan) -> None:
                 graph.outputs[i] = moved
                 output.name, moved.name = f"{name}__first", name
         if plan.shape is not None:
-            output.shape = shape_like(plan.shape, output)
+            output.shape = ir.Shape(plan.shape)
         elif output.shape is not None:
             output.shape = ir.Shape([output.shape[i] for i in inverse_of(result)])
 
@@ -108,9 +109,7 @@ def _broadcasting(graph: ir.Graph, node: ir.Node, perm: list[int]) -> Plan | Non
             continue
         array = constant(value)
         if array is None:
-            if value is None or value.shape is None or len(value.shape) != rank:
-                return None
-            if not _absorbs(value, inverse):
+            if value is None or value.shape is None or len(value.shape) != rank or not _absorbs(value, inverse):
                 return None
             foreign.append(place)
             continue
@@ -122,8 +121,8 @@ def _broadcasting(graph: ir.Graph, node: ir.Node, perm: list[int]) -> Plan | Non
         elif array.ndim:
             plan.inputs[place] = spread if node.op_type == "Concat" else array.reshape(())
     for place in foreign:
-        value = node.inputs[place]
-        assert value is not None and value.shape is not None
+        value = read(node, place)
+        assert value.shape is not None
         made = ir.node("Transpose", [value], attributes={"perm": inverse}, name=f"{node.name}/layout")
         moved = made.outputs[0]
         moved.name, moved.type = f"{node.name}/layout:{id(moved)}", value.type
@@ -135,23 +134,21 @@ def _broadcasting(graph: ir.Graph, node: ir.Node, perm: list[int]) -> Plan | Non
     return plan
 
 
-def _absorbs(value: ir.Value | None, perm: list[int], depth: int = 0) -> bool:
+def _absorbs(value: ir.Value, perm: list[int], depth: int = 0) -> bool:
     """Whether a Transpose of ``value`` vanishes: at an input, in a constant or Reshape, or its opposite."""
-    if value is None or depth > _FARTHEST:
+    if depth > _FARTHEST:
         return False
     known = sizes(value)
     longer = [] if known is None else [p for p in perm if known[p] != 1]
     ones = known is not None and longer == sorted(longer)
     if ones or value.is_graph_input() or constant(value) is not None:
         return True
-    node = value.producer()
-    if node is None or len(value.uses()) != 1 or value.is_graph_output():
+    node = made_alone(value, "Transpose", *ELEMENTWISE, *BINARY)
+    if node is None:
         return False
     if node.op_type == "Transpose":
         return perm_of(node) == inverse_of(perm)
     if node.op_type in ELEMENTWISE:
-        return _absorbs(node.inputs[0], perm, depth + 1)
-    if node.op_type in BINARY:
-        return sum(constant(v) is None for v in node.inputs) == 1 and all(
-            constant(v) is not None or _absorbs(v, perm, depth + 1) for v in node.inputs)
-    return False
+        return _absorbs(read(node), perm, depth + 1)
+    moving = [v for v in node.inputs if v is not None and constant(v) is None]
+    return len(moving) == 1 and _absorbs(moving[0], perm, depth + 1)

@@ -22,13 +22,20 @@ from cnnexport.conversion.passes.rewriting import (
     bypass,
     constant,
     full_rank,
+    given,
     insert,
     inverse_of,
+    maker,
+    nodes,
     perm_of,
+    read,
+    remove_unused,
     sizes,
     sole_consumer,
     target_of,
     to_first,
+    transposed,
+    whole_resize,
 )
 from cnnexport.conversion.passes.sinking import sink
 
@@ -51,8 +58,8 @@ class SettleTransposes(ir.passes.InPlacePass):
                     continue
                 if node.op_type != "Transpose" or perm_of(node) is None:
                     continue
-                if not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
-                    graph.remove(node, safe=True)
+                remove_unused(graph, node)
+                if node.graph is None:
                     modified = True
                     continue
                 if _drop(graph, node) or _cancel(graph, node) or _hoist(graph, node):
@@ -73,9 +80,8 @@ class TransposesOfOnes(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         modified = False
-        for node in list(graph):
-            perm = perm_of(node)
-            source = sizes(node.inputs[0]) if node.op_type == "Transpose" else None
+        for node in nodes(graph, "Transpose"):
+            perm, source = perm_of(node), sizes(node.inputs[0])
             if perm is None or source is None:
                 continue
             at_port = node.inputs[0] in graph.inputs or node.outputs[0].is_graph_output()
@@ -95,8 +101,8 @@ class TransposesOfOnes(ir.passes.InPlacePass):
 
 
 def _drop(graph: ir.Graph, node: ir.Node) -> bool:
-    source = node.inputs[0]
-    if perm_of(node) != sorted(perm_of(node) or ()) or source is None:
+    source = read(node)
+    if perm_of(node) != sorted(perm_of(node) or ()):
         return False
     if node.outputs[0].is_graph_output() and (source.producer() is None or source.is_graph_output()):
         return False
@@ -106,17 +112,12 @@ def _drop(graph: ir.Graph, node: ir.Node) -> bool:
 
 def _cancel(graph: ir.Graph, node: ir.Node) -> bool:
     """Two Transposes in a row are one."""
-    source = node.inputs[0]
-    before = source.producer() if source is not None else None
-    if source is None or before is None or before.op_type != "Transpose" or before.inputs[0] is None:
+    before, found = read(node).producer(), transposed(node.inputs[0])
+    if before is None or found is None:
         return False
-    first, second = perm_of(before), perm_of(node)
-    if first is None or second is None:
-        return False
-    node.attributes["perm"] = ir.AttrInt64s("perm", [first[p] for p in second])
-    node.replace_input_with(0, before.inputs[0])
-    if not source.uses() and not source.is_graph_output():
-        graph.remove(before, safe=True)
+    node.attributes["perm"] = ir.AttrInt64s("perm", [found[0][p] for p in perm_of(node) or ()])
+    node.replace_input_with(0, found[1])
+    remove_unused(graph, before)
     return True
 
 
@@ -125,12 +126,10 @@ def _hoist(graph: ir.Graph, node: ir.Node) -> bool:
     perm = perm_of(node)
     if perm is None or not to_first(perm):
         return False
-    source = node.inputs[0]
-    before = source.producer() if source is not None else None
-    if before is None or before.op_type != "Reshape":
+    before = maker(node.inputs[0], "Reshape")
+    if before is None:
         return _swap(graph, node) is not None
-    above = before.inputs[0].producer() if before.inputs[0] is not None else None
-    if above is not None and above.op_type == "Transpose" and _swap(graph, node) is not None:
+    if maker(before.inputs[0], "Transpose") is not None and _swap(graph, node) is not None:
         return True
     return _absorb(graph, node, before) or _rise(graph, node)
 
@@ -156,14 +155,13 @@ def _absorb(graph: ir.Graph, node: ir.Node, before: ir.Node) -> bool:
 
 def _rise(graph: ir.Graph, node: ir.Node) -> bool:
     """Take ``node`` all the way up to an input of the model, or leave it where it is."""
-    value = node.inputs[0]
-    while value is not None and value.producer() is not None:
-        above = value.producer()
-        place = None if above is None else _place(above)
-        if above is None or place is None or len(value.uses()) != 1 or value.is_graph_output():
+    value = read(node)
+    while (above := value.producer()) is not None:
+        place = _place(above)
+        if place is None or sole_consumer(value) is None:
             return False
-        value = above.inputs[place]
-    if value is None or not value.is_graph_input():
+        value = read(above, place)
+    if not value.is_graph_input():
         return False
     moved = False
     risen: ir.Node | None = node
@@ -179,25 +177,23 @@ def _place(before: ir.Node) -> int | None:
     if before.op_type in BINARY and len(before.inputs) == 2:
         known = [constant(v) is not None for v in before.inputs]
         return known.index(False) if known[0] != known[1] else None
-    if before.op_type == "Pad" and (len(before.inputs) < 4 or before.inputs[3] is None):
-        return 0 if constant(before.inputs[1]) is not None else None
-    if before.op_type == "Slice" and len(before.inputs) > 3:
-        return 0 if constant(before.inputs[3]) is not None else None
-    if before.op_type == "Resize" and len(before.inputs) == 3 and before.inputs[1] is None:
-        return 0 if constant(before.inputs[2]) is not None else None
-    return 0 if before.op_type == "Reshape" and constant(before.inputs[1]) is not None else None
+    if (before.op_type == "Pad" and given(before, 3) is not None) or (
+            before.op_type == "Resize" and (given(before, 3) is not None or not whole_resize(before))):
+        return None
+    told = {"Pad": 1, "Slice": 3, "Resize": 2, "Reshape": 1}.get(before.op_type)
+    return 0 if told is not None and constant(given(before, told)) is not None else None
 
 
 def _swap(graph: ir.Graph, node: ir.Node) -> ir.Node | None:
     """Swap a Transpose with the node before it; the Transpose in its new place, or None."""
-    source, perm = node.inputs[0], perm_of(node)
-    before = source.producer() if source is not None else None
-    if source is None or before is None or perm is None or sole_consumer(source) is not node:
+    source, perm = read(node), perm_of(node)
+    before = source.producer()
+    if before is None or perm is None or sole_consumer(source) is None:
         return None
     place = _place(before)
-    inner = None if place is None else before.inputs[place]
-    if place is None or inner is None:
+    if place is None:
         return None
+    inner = read(before, place)
     rank = len(perm)
     if before.op_type == "Reshape":
         start, final = sizes(inner), sizes(source)
@@ -224,8 +220,7 @@ def _swap(graph: ir.Graph, node: ir.Node) -> ir.Node | None:
             before.replace_input_with(1 - place, add_initializer(graph, moved, f"{before.name}__c"))
     elif before.op_type == "Pad":
         pads = constant(before.inputs[1])
-        if pads is None or pads.size != 2 * rank:
-            return None
+        assert pads is not None
         moved = np.array([pads[p] for p in perm] + [pads[rank + p] for p in perm], pads.dtype)
         before.replace_input_with(1, add_initializer(graph, moved, f"{before.name}__pads"))
     elif before.op_type == "Slice":

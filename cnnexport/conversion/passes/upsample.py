@@ -11,7 +11,18 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from cnnexport.conversion.passes.rewriting import add_initializer, bypass, constant, insert, sole_consumer
+from cnnexport.conversion.passes.rewriting import (
+    add_initializer,
+    bypass,
+    constant,
+    insert,
+    made_alone,
+    maker,
+    nodes,
+    read,
+    read_alone,
+    remove_unused,
+)
 
 _TYPES = frozenset({
     ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT32, ir.DataType.UINT8, ir.DataType.INT8})
@@ -23,23 +34,20 @@ class ResizeRepeated(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         modified = False
-        for node in list(graph):
-            modified = (node.op_type == "Tile" and _repeat(graph, node)) or modified
-        for node in list(graph):
-            modified = (node.op_type == "Resize" and _join(graph, node)) or modified
+        for node in nodes(graph, "Tile"):
+            modified = _repeat(graph, node) or modified
+        for node in nodes(graph, "Resize"):
+            modified = _join(graph, node) or modified
         return ir.passes.PassResult(model, modified)
 
 
 def _repeat(graph: ir.Graph, tile: ir.Node) -> bool:
     repeats = constant(tile.inputs[1])
-    opened = tile.inputs[0].producer() if tile.inputs[0] is not None else None
-    closing = sole_consumer(tile.outputs[0])
-    if repeats is None or opened is None or opened.inputs[0] is None:
+    opened, closing = maker(tile.inputs[0], "Reshape", "Unsqueeze"), read_alone(tile.outputs[0], "Reshape")
+    if repeats is None or opened is None or closing is None:
         return False
-    if opened.op_type not in ("Reshape", "Unsqueeze"):
-        return False
-    source = opened.inputs[0]
-    if closing is None or closing.op_type != "Reshape" or source.dtype not in _TYPES:
+    source = read(opened)
+    if source.dtype not in _TYPES:
         return False
     axes = np.flatnonzero(repeats != 1)
     before, between, after = (v.meta.get("sizes") for v in (source, opened.outputs[0], closing.outputs[0]))
@@ -60,15 +68,14 @@ def _repeat(graph: ir.Graph, tile: ir.Node) -> bool:
     output.meta["sizes"] = after
     bypass(graph, closing, output)
     graph.remove(tile, safe=True)
-    if not opened.outputs[0].uses():
-        graph.remove(opened, safe=True)
+    remove_unused(graph, opened)
     return True
 
 
 def _join(graph: ir.Graph, node: ir.Node) -> bool:
     """Two repetitions in a row are one."""
-    before = node.inputs[0].producer() if node.inputs[0] is not None else None
-    if before is None or before.op_type != "Resize" or sole_consumer(before.outputs[0]) is not node:
+    before = made_alone(node.inputs[0], "Resize")
+    if before is None:
         return False
     both = (before, node)
     if any(len(n.inputs) != 3 or "nearest_mode" not in n.attributes or (
