@@ -18,6 +18,7 @@ from cnnexport.conversion.passes.rewriting import (
     constant,
     full_rank,
     inverse_of,
+    known_shape,
     made_alone,
     perm_of,
     read,
@@ -64,8 +65,7 @@ def sink(graph: ir.Graph, node: ir.Node) -> bool:
 
 def _apply(graph: ir.Graph, node: ir.Node, plan: Plan) -> None:
     for place, value in enumerate(node.inputs):
-        sinks = place == 0 or node.op_type in BROADCASTING
-        if sinks and place not in plan.inputs and sinkable(value) == plan.perm:
+        if sinkable(value) == plan.perm:
             found = transposed(value)
             assert found is not None
             plan.inputs[place] = found[1]
@@ -109,7 +109,7 @@ def _broadcasting(graph: ir.Graph, node: ir.Node, perm: list[int]) -> Plan | Non
             continue
         array = constant(value)
         if array is None:
-            if value is None or value.shape is None or len(value.shape) != rank or not _absorbs(value, inverse):
+            if len(known_shape(value) or ()) != rank or not _absorbs(read(node, place), inverse):
                 return None
             foreign.append(place)
             continue
