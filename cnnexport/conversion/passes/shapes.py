@@ -1,7 +1,8 @@
 """Find every shape, and compute what depends on shapes alone.
 
-ONNX' shape inference loses the batch size at the first Reshape. Here it runs on concrete sizes instead,
-several times: a dimension that stays the same is fixed, one that equals the batch every time is the batch.
+ONNX' shape inference loses the batch at the first Reshape to -1. In ``_probe`` it runs on numbers instead, several
+times: a dimension that stays the same is fixed, one that equals the batch every time is the batch, and any other is
+an ``ir.SymbolicDim``. The numbers stay in ``value.meta["sizes"]`` for what asks how far two open sizes differ.
 An integer tensor computed from shapes that comes out the same every time is a constant, and a target of
 Reshape in which one size varies holds -1 there.
 
