@@ -388,6 +388,8 @@ GRAPHS = {
     "a Reshape by what is unknown": (
         "(float[batch,3,4] x, int64[2] ones) => (y) { p = Mul(ones, s) r = Reshape(x, p) t = Reshape(r, s) y = Relu(t) "
         "}", {"s": i(-1, 12)}),
+    "a Squeeze of all ones": (
+        "(float[batch,h,4] x) => (y) { q = Squeeze(x) r = Relu(q) y = Reshape(r, k) }", {"k": i(-1, 24)}),
     "a Reshape of nothing at all": (
         "(float[2,0,3] x) => (y) { r = Relu(x) u = Unsqueeze(r, o) y = Squeeze(u, k) }", {"o": i(0, 1), "k": i(1)}),
     "numbers as many as items": ("(float[batch] x) => (y) { s = Shape(x) c = ConstantOfShape(s) y = Add(x, c) }", {}),
@@ -483,6 +485,9 @@ GRAPHS = {
     "a repetition of the items": (
         "(float[batch,3,4,5] x) => (y) { u = Unsqueeze(x, o) b = Tile(u, r) y = Reshape(b, s) }",
         {"o": i(1), "r": i(1, 2, 1, 1, 1), "s": i(-1, 3, 4, 5)}),
+    "a repetition of once": (
+        "(float[batch,3,4,5] x) => (y) { u = Unsqueeze(x, o) b = Tile(u, r) y = Reshape(b, s) }",
+        {"o": i(2), "r": i(1, 1, 1, 1, 1), "s": i(-1, 3, 4, 5)}),
     "a repetition of a row": (
         "(float[batch,3,4,5] x) => (y) { u = Reshape(x, o) b = Tile(u, r) y = Reshape(b, s) }",
         {"o": i(-1, 3, 2, 2, 5), "r": i(1, 1, 1, 2, 1), "s": i(-1, 3, 8, 5)}),
@@ -664,6 +669,15 @@ GRAPHS = {
     "a rise to a Reshape that mixes": (
         "(float[batch,144] x) => (y) { c = Relu(x) p = Reshape(c, k) y = Transpose<perm=[0,3,1,2]>(p) }",
         {"k": i(-1, 6, 6, 4)}),
+    "a rise to a Reshape of what is unknown": (
+        "(float[batch,144] x, int64[3] ones) => (y) { q = Mul(ones, k) r = Reshape(x, q) p = Reshape(r, j) "
+        "y = Transpose<perm=[0,3,1,2]>(p) }", {"k": i(-1, 36, 4), "j": i(-1, 6, 6, 4)}),
+    "a rise to a Reshape of open ones": (
+        "(float[batch,h,w] x) => (y) { c = Relu(x) u = Unsqueeze(c, o) p = Reshape(u, k) "
+        "y = Transpose<perm=[0,3,1,2]>(p) }", {"o": i(3), "k": i(0, 0, -1, 1)}),
+    "a rise to a Reshape of nothing": (
+        "(float[2,0,4] x) => (y) { c = Relu(x) p = Reshape(c, k) y = Transpose<perm=[0,3,1,2]>(p) }",
+        {"k": i(2, 0, 1, 4)}),
     "a rise to an unknown Reshape": (
         "(float[batch,144] x, int64[4] ones) => (y) { q = Mul(ones, k) p = Reshape(x, q) "
         "y = Transpose<perm=[0,3,1,2]>(p) }", {"k": i(-1, 6, 6, 4)}),

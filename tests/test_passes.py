@@ -266,6 +266,40 @@ def test_transposes_rise_to_the_input_and_sink_to_the_output():
     assert [n.op_type for n in model.graph] == ["Transpose", "Pad", "Conv", "Relu", "Transpose"]
 
 
+LAST, FIRST = "t = Transpose<perm=[0,2,3,1]>(c)", "y = Transpose<perm=[0,3,1,2]>"
+
+
+@pytest.mark.parametrize(("inputs", "lines", "arrays", "left"), [
+    # Up to an input, or not at all
+    ("float[batch,6,6,4] x", f"c = Relu(x) {FIRST}(c)", {}, ["Transpose", "Relu"]),
+    ("float[batch,36,4] x", f"c = Relu(x) r = Reshape(c, k) {FIRST}(r)", {"k": np.array([-1, 6, 6, 4])},
+     ["Transpose", "Relu", "Reshape"]),
+    ("float[batch,36,4] x", f"c = Relu(x) z = Exp(c) r = Reshape(c, k) {FIRST}(r)", {"k": np.array([-1, 6, 6, 4])},
+     ["Relu", "Exp", "Reshape", "Transpose"]),
+    ("float[batch,8] x", f"c = Softmax(x) r = Reshape(c, k) {FIRST}(r)", {"k": np.array([-1, 1, 1, 8])},
+     ["Softmax", "Reshape"]),
+    # Through the Reshapes of a shuffle of channels
+    ("float[batch,4,6,6] x", f"c = Softmax(x) {LAST} a = Reshape(t, k) s = Transpose<perm=[0,1,2,4,3]>(a) "
+     f"r = Reshape(s, j) {FIRST}(r)", {"k": np.array([-1, 6, 6, 2, 2]), "j": np.array([-1, 6, 6, 4])},
+     ["Softmax", "Reshape", "Transpose", "Reshape"]),
+    # Beside what comes from an input, or from elsewhere
+    ("float[batch,4,6,6] x, float[batch,6,6,4] v", f"c = Relu(x) {LAST} u = Relu(v) r = Add(t, u) {FIRST}(r)", {},
+     ["Relu", "Transpose", "Relu", "Add"]),
+    ("float[batch,4,6,6] x, float[batch,6,6,4] v", f"c = Relu(x) {LAST} u = Mul(v, v) r = Add(t, u) {FIRST}(r)", {},
+     ["Relu", "Transpose", "Mul", "Add", "Transpose"]),
+])
+def test_transposes_settle(inputs, lines, arrays, left):
+    outputs = "(float[a,b,c,d] y, float[e,f,g] z)" if " z = " in lines else "(float[a,b,c,d] y)"
+    model = build(f"({inputs}) => {outputs} {{ {lines} }}", **arrays)
+    apply(model, passes.SettleTransposes())
+    assert [n.op_type for n in model.graph] == left
+
+
+def test_a_transpose_of_ones_at_a_port_stays():
+    model = build("(float[batch,1,1,8] x) => (float[a,b,c,d] y) { t = Transpose<perm=[0,2,1,3]>(x) y = Relu(t) }")
+    assert apply(model, passes.TransposesOfOnes()) == {"Transpose": 1, "Relu": 1}
+
+
 def test_a_dense_on_a_sequence_is_a_convolution():
     text = """(float[batch,4,6] x) => (float[batch,5,6] y)
         { r = Relu(x) t = Transpose<perm=[0,2,1]>(r) m = MatMul(t, w) y = Transpose<perm=[0,2,1]>(m) }"""
@@ -314,6 +348,16 @@ def test_shapes_and_what_they_decide():
     assert [str(d) for d in model.graph.outputs[0].shape] == ["batch", "8", "3"]
     # What the batch itself decides stays for run time.
     assert "ConstantOfShape" in [n.op_type for n in model.graph]
+
+
+def test_onnx_alone_loses_the_batch():
+    """Why shapes are inferred on numbers: behind a Reshape to -1 the batch has no name, nor what follows from it."""
+    text = "(float[batch,6,4] x) => (y) { r = Reshape(x, k) y = MatMul(r, w) }"
+    model = build(text, k=np.array([-1, 24]), w=floats(24, 5))
+    alone = onnx.shape_inference.infer_shapes(ir.to_proto(model), data_prop=True).graph.output[0]
+    assert alone.type.tensor_type.shape.dim[0].dim_param != "batch"
+    InferShapes()(model)
+    assert [str(d) for d in model.graph.outputs[0].shape] == ["batch", "5"]
 
 
 def test_what_is_written_names_no_size_but_the_batch():

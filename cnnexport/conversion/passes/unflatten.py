@@ -50,7 +50,8 @@ class PermuteDenseBeforeReshape(ir.passes.InPlacePass):
             edits: list[tuple[ir.Node, int, Array]] = []
             moved = [final[p] for p in perm]
             target = target_of(moved, features)
-            if target is None or not _collect(reshape, order, edits):
+            assert target is not None
+            if not _collect(reshape, order, edits):
                 continue
             for reader, place, array in edits:
                 reader.replace_input_with(place, add_initializer(graph, array, f"{reader.name}__{place}"))
@@ -79,18 +80,13 @@ def _collect(reader: ir.Node, order: Array, edits: list[tuple[ir.Node, int, Arra
         array = constant(node.inputs[side])
         if array is None or len(node.inputs) != 2:
             return False
-        if array.shape[-1:] == order.shape:
+        if array.shape[-1:] == order.shape:  # otherwise it is one for all features
             edits.append((node, side, np.take(array, order, axis=-1)))
-        elif array.size != 1:
-            return False
         return _collect(node, order, edits)
     kernel = constant(node.inputs[1])
     bias = constant(given(node, 2))
-    rows = node.attributes.get_int("transB", 0)
-    if kernel is None or kernel.ndim != 2 or (given(node, 2) is not None and bias is None):
-        return False
-    axis = 0 if rows else 1
-    if kernel.shape[axis] != order.size:
+    axis = 0 if node.attributes.get_int("transB", 0) else 1
+    if kernel is None or kernel.shape[axis:axis + 1] != order.shape or (given(node, 2) is not None and bias is None):
         return False
     edits.append((node, 1, np.take(kernel, order, axis=axis)))
     if bias is not None and bias.shape[-1:] == order.shape:
