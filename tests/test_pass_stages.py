@@ -93,7 +93,7 @@ def run(model):
 
 
 def test_every_pass_over_three_networks(translated):
-    changed = {}
+    changed: dict = {}
     for name, proto in translated.items():
         model = ir.from_proto(proto)
         before = run(model)
@@ -178,7 +178,7 @@ def test_every_condition_is_planted_and_asked():
 def test_a_broken_condition_names_stage_pass_and_condition(monkeypatch, name):
     from cnnexport.errors import describe
 
-    class Spoiling(ir.passes.InPlacePass):
+    class Spoiling(ir.passes.InPlacePass):  # type: ignore[name-defined]
         def call(self, model):
             spoilt = planted(name)[0]
             model.graph = spoilt

@@ -334,7 +334,7 @@ def test_regroup(source, perm, target, expected):
     assert found == expected
     if found is not None:
         x = np.arange(np.prod(source)).reshape(source)
-        assert (x.transpose(perm).reshape(target) == x.reshape(found[0]).transpose(found[1])).all()
+        assert (x.transpose(perm).reshape(target) == x.reshape(found[0]).transpose(found[1])).all()  # type: ignore[arg-type]
 
 
 def test_shapes_and_what_they_decide():
