@@ -388,6 +388,7 @@ GRAPHS = {
     "a Reshape by what is unknown": (
         "(float[batch,3,4] x, int64[2] ones) => (y) { p = Mul(ones, s) r = Reshape(x, p) t = Reshape(r, s) y = Relu(t) "
         "}", {"s": i(-1, 12)}),
+    "a Reshape of a number": ("(float[2] x) => (y) { r = ReduceMax<keepdims=0>(x) y = Reshape(r, k) }", {"k": i(1, 1)}),
     "a Squeeze of all ones": (
         "(float[batch,h,4] x) => (y) { q = Squeeze(x) r = Relu(q) y = Reshape(r, k) }", {"k": i(-1, 24)}),
     "a Reshape of nothing at all": (

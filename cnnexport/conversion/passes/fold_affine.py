@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from cnnexport.conversion.passes.rewriting import (
     Array,
+    NodePass,
     add_initializer,
     bypass,
     constant,
@@ -20,7 +21,6 @@ from cnnexport.conversion.passes.rewriting import (
     given,
     known_shape,
     made_alone,
-    nodes,
     read,
 )
 
@@ -56,15 +56,11 @@ def _per_channel(node: ir.Node, array: Array, kernel: Array, channels: int) -> A
     return np.broadcast_to(spread.reshape(-1), (channels,))
 
 
-class FoldAffine(ir.passes.InPlacePass):
-    """See the module."""
+class FoldAffine(NodePass):
+    ops = ("Add", "Sub", "Mul", "Div")
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        graph = model.graph
-        modified = False
-        for node in nodes(graph, "Add", "Sub", "Mul", "Div"):
-            modified = _fold(graph, node) or modified
-        return ir.passes.PassResult(model, modified)
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        return _fold(graph, node)
 
 
 def _fold(graph: ir.Graph, node: ir.Node) -> bool:

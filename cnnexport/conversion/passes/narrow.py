@@ -10,13 +10,13 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from cnnexport.conversion.passes.rewriting import (
+    NodePass,
     add_initializer,
     bypass,
     constant,
     given,
     insert,
     maker,
-    nodes,
     padded_by_numbers,
     pads_of,
     remove_unused,
@@ -28,15 +28,11 @@ _PER_AXIS = {"kernel_shape": 1, "strides": None, "dilations": None, "output_padd
 """Attributes with one number an axis, and what that must be along the added axis (None: anything)."""
 
 
-class Narrow(ir.passes.InPlacePass):
-    """See the module."""
+class Narrow(NodePass):
+    ops = ("Conv", "ConvTranspose", "MaxPool", "AveragePool")
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        graph = model.graph
-        modified = False
-        for node in nodes(graph, "Conv", "ConvTranspose", "MaxPool", "AveragePool"):
-            modified = _narrow(graph, node) or modified
-        return ir.passes.PassResult(model, modified)
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        return _narrow(graph, node)
 
 
 def _narrow(graph: ir.Graph, node: ir.Node) -> bool:
@@ -44,7 +40,7 @@ def _narrow(graph: ir.Graph, node: ir.Node) -> bool:
     if reshape is None or len(node.outputs) != 1 or "output_shape" in node.attributes or not padded_by_numbers(node):
         return False
     start, wide, final = (sizes(v) or [] for v in (reshape.inputs[0], node.inputs[0], node.outputs[0]))
-    if len(wide) != 4 or len(final) != 4:
+    if len(wide) != 4:
         return False
     kernel = constant(given(node, 1))
     if kernel is None and "Conv" in node.op_type:

@@ -37,6 +37,20 @@ def nodes(graph: ir.Graph, *ops: str) -> Iterator[ir.Node]:
             yield node
 
 
+class NodePass(ir.passes.InPlacePass):
+    """A pass that looks at each node of some operators by itself; its module says what it makes of them."""
+
+    ops: tuple[str, ...]
+
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        """Rewrite ``node`` in place, or leave all as it is and say False."""
+        raise NotImplementedError
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        changed = [self.rewrite(model.graph, node) for node in nodes(model.graph, *self.ops)]
+        return ir.passes.PassResult(model, any(changed))
+
+
 def read(node: ir.Node, place: int = 0) -> ir.Value:
     """What ``node`` reads where its operator always reads something."""
     value = node.inputs[place]
