@@ -389,6 +389,9 @@ GRAPHS = {
         "(float[batch,3,4] x, int64[2] ones) => (y) { p = Mul(ones, s) r = Reshape(x, p) t = Reshape(r, s) y = Relu(t) "
         "}", {"s": i(-1, 12)}),
     "a Reshape of a number": ("(float[2] x) => (y) { r = ReduceMax<keepdims=0>(x) y = Reshape(r, k) }", {"k": i(1, 1)}),
+    "Reshapes by what is unknown": (
+        "(float[batch,12] x, int64[2] ones) => (y) { p = Mul(ones, k) q = Reshape(x, p) r = Relu(q) t = Mul(ones, j) "
+        "s = Reshape(r, t) y = Relu(s) }", {"k": i(-1, 6), "j": i(-1, 4)}),
     "a Squeeze of all ones": (
         "(float[batch,h,4] x) => (y) { q = Squeeze(x) r = Relu(q) y = Reshape(r, k) }", {"k": i(-1, 24)}),
     "a Reshape of nothing at all": (

@@ -137,14 +137,16 @@ def insert(
 
 def known_shape(value: ir.Value | None) -> list[int | None] | None:
     """The shape of ``value``, None for a dimension that is not fixed; None when its rank is unknown."""
-    if value is None or value.shape is None:
+    assert value is not None
+    if value.shape is None:
         return None
     return [d if isinstance(d, int) else None for d in value.shape]
 
 
 def sizes(value: ir.Value | None) -> list[Size] | None:
     """The shape of ``value``; None where a size is not known at all."""
-    if value is None or value.shape is None:
+    assert value is not None
+    if value.shape is None:
         return None
     found = list(value.shape)
     known = all(isinstance(d, int) or re.fullmatch(rf"(\d+\*)?({BATCH}|{SIZE}\d+)", d.value or "") for d in found)
