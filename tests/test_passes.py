@@ -293,6 +293,7 @@ def test_transposes_settle(inputs, lines, arrays, left):
     model = build(f"({inputs}) => {outputs} {{ {lines} }}", **arrays)
     apply(model, passes.SettleTransposes())
     assert [n.op_type for n in model.graph] == left
+    assert not passes.SettleTransposes()(model).modified
 
 
 def test_a_transpose_of_ones_at_a_port_stays():

@@ -54,7 +54,7 @@ class SettleTransposes(ir.passes.InPlacePass):
                 if sink(graph, node):
                     again = True
                     continue
-                if node.op_type != "Transpose" or perm_of(node) is None:
+                if perm_of(node) is None:
                     continue
                 remove_unused(graph, node)
                 if node.graph is None:

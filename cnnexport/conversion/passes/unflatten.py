@@ -37,7 +37,7 @@ class PermuteDenseBeforeReshape(NodePass):
         if perm is None or perm[0] != 0 or reshape is None:
             return False
         features, final = sizes(reshape.inputs[0]), sizes(node.inputs[0])
-        if features is None or len(features) != 2 or final is None or final[0] != features[0]:
+        if features is None or len(features) != 2 or final is None:
             return False
         inner = [d for d in final[1:] if isinstance(d, int)]
         if len(inner) + 1 < len(final):
@@ -47,9 +47,9 @@ class PermuteDenseBeforeReshape(NodePass):
         edits: list[tuple[ir.Node, int, Array]] = []
         moved = [final[p] for p in perm]
         target = target_of(moved, features)
-        assert target is not None
         if not _collect(reshape, order, edits):
             return False
+        assert target is not None
         for reader, place, array in edits:
             reader.replace_input_with(place, add_initializer(graph, array, f"{reader.name}__{place}"))
         output = insert(graph, node, "Reshape",
