@@ -56,30 +56,26 @@ class MergeCrop(NodePass):
     ops = ("Slice",)
 
     def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
-        return _merge(graph, node)
-
-
-def _merge(graph: ir.Graph, node: ir.Node) -> bool:
-    source = read(node)
-    conv = made_alone(source, "ConvTranspose")
-    if conv is None or "output_shape" in conv.attributes or not padded_by_numbers(conv) or not unit_steps(node):
-        return False
-    starts, ends, axes = (constant(given(node, i)) for i in (1, 2, 3))
-    kernel = constant(conv.inputs[1])
-    if starts is None or ends is None or axes is None or kernel is None or (axes < 2).any():
-        return False
-    space = kernel.ndim - 2
-    pads = pads_of(conv, space)
-    for start, end, axis in zip(starts.tolist(), ends.tolist(), axes.tolist()):
-        size = source.shape[axis] if source.shape is not None else None
-        if start < 0 or (end >= 0 and not isinstance(size, int) and end < np.iinfo(np.int32).max):
+        source = read(node)
+        conv = made_alone(source, "ConvTranspose")
+        if conv is None or "output_shape" in conv.attributes or not padded_by_numbers(conv) or not unit_steps(node):
             return False
-        pads[axis - 2] += start
-        pads[axis - 2 + space] += -end if end < 0 else max(0, size - end) if isinstance(size, int) else 0
-    conv.attributes["pads"] = ir.AttrInt64s("pads", pads)
-    source.shape = node.outputs[0].shape
-    bypass(graph, node, source)
-    return True
+        starts, ends, axes = (constant(given(node, i)) for i in (1, 2, 3))
+        kernel = constant(conv.inputs[1])
+        if starts is None or ends is None or axes is None or kernel is None or (axes < 2).any():
+            return False
+        space = kernel.ndim - 2
+        pads = pads_of(conv, space)
+        for start, end, axis in zip(starts.tolist(), ends.tolist(), axes.tolist()):
+            size = source.shape[axis] if source.shape is not None else None
+            if start < 0 or (end >= 0 and not isinstance(size, int) and end < np.iinfo(np.int32).max):
+                return False
+            pads[axis - 2] += start
+            pads[axis - 2 + space] += -end if end < 0 else max(0, size - end) if isinstance(size, int) else 0
+        conv.attributes["pads"] = ir.AttrInt64s("pads", pads)
+        source.shape = node.outputs[0].shape
+        bypass(graph, node, source)
+        return True
 
 
 class PositivePadding(NodePass):
