@@ -687,6 +687,9 @@ GRAPHS = {
     "a rise to a Reshape of what is unknown": (
         "(float[2,144] x, int64[3] ones) => (y) { q = Mul(ones, k) r = Reshape(x, q) p = Reshape(r, j) "
         "y = Transpose<perm=[0,3,1,2]>(p) }", {"k": i(2, 36, 4), "j": i(2, 6, 6, 4)}),
+    "a rise to a Reshape of a Transpose of what is unknown": (
+        "(float[2,144] x, int64[4] ones) => (y) { q = Mul(ones, k) r = Reshape(x, q) t = Transpose<perm=[0,2,3,1]>(r) "
+        "p = Reshape(t, j) y = Transpose<perm=[0,3,1,2]>(p) }", {"k": i(2, 4, 6, 6), "j": i(2, 36, 1, 4)}),
     "a rise to a Reshape of open ones": (
         "(float[batch,h,w] x) => (y) { c = Relu(x) u = Unsqueeze(c, o) p = Reshape(u, k) "
         "y = Transpose<perm=[0,3,1,2]>(p) }", {"o": i(3), "k": i(0, 0, -1, 1)}),

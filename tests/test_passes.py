@@ -381,7 +381,7 @@ def test_a_multiple_of_the_batch_is_named_so():
 @pytest.mark.parametrize(("found", "source", "target"), [
     (["batch", 4], ["batch", 2, 2], [-1, 4]), (["batch", "n", 4], ["batch", "n", 2, 2], [0, -1, 4]),
     (["batch", 4, "n"], ["batch", 4, "n", 1], [0, 4, -1]), (["n", "batch"], ["batch", "n"], None),
-    ([0, 2], [2, 0], None),
+    ([0, 2], [2, 0], None), ([4, "batch", "n"], [4, "batch", "n"], [4, 0, -1]),
 ])
 def test_targets_of_reshapes(found, source, target):
     told = rewriting.target_of(ir.Shape(found).dims, ir.Shape(source).dims)

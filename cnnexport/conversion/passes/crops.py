@@ -35,7 +35,7 @@ class StaticSlice(NodePass):
     def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
         starts, axes = constant(node.inputs[1]), constant(given(node, 3))
         before, after = read(node).meta.get("sizes"), node.outputs[0].meta.get("sizes")
-        if constant(node.inputs[2]) is not None or not before or not after:
+        if constant(node.inputs[2]) is not None or not after:
             return False
         if starts is None or axes is None or (starts < 0).any() or not unit_steps(node):
             return False

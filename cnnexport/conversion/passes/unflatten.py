@@ -37,7 +37,7 @@ class PermuteDenseBeforeReshape(NodePass):
         if perm is None or perm[0] != 0 or reshape is None:
             return False
         features, final = sizes(reshape.inputs[0]), sizes(node.inputs[0])
-        if features is None or len(features) != 2 or final is None:
+        if features is None or final is None:
             return False
         inner = [d for d in final[1:] if isinstance(d, int)]
         if len(inner) + 1 < len(final):
