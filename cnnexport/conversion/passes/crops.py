@@ -34,11 +34,12 @@ class StaticSlice(NodePass):
 
     def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
         starts, axes = constant(node.inputs[1]), constant(given(node, 3))
-        before, after = read(node).meta.get("sizes"), node.outputs[0].meta.get("sizes")
+        after = node.outputs[0].meta.get("sizes")
         if constant(node.inputs[2]) is not None or not after:
             return False
         if starts is None or axes is None or (starts < 0).any() or not unit_steps(node):
             return False
+        before = read(node).meta["sizes"]
         tails = [{b - a - int(s) for b, a in zip(before[int(axis)], after[int(axis)])}
                  for axis, s in zip(axes, starts)]
         if any(len(t) != 1 for t in tails):
