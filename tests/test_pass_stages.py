@@ -169,6 +169,19 @@ def test_a_condition_can_fail(name):
         getattr(conditions, name.split(",")[0])(made)
 
 
+@pytest.mark.parametrize(("condition", "text"), [
+    (conditions.regrouped, "(float[n] x, int64[2] k) => (y) <float[2,3] u> "
+                           "{ r = Reshape(x, k) u = Reshape(r, k) y = Relu(u) }"),
+    (conditions.settled, "(float[2,3] x) => (t) { t = Transpose<perm=[0,1]>(x) }"),
+    (conditions.folded, "(float[1,4,2,2] x, float[4,4,1,1] w, float[4] a) => (y) "
+                        "{ c = Conv(x, w) y = BatchNormalization(c, a, a, a, a) }"),
+    (conditions.named_apart, "(float[1,4,4] x) => (y) "
+                             "{ y, , = LSTM<hidden_size=2>(x, x, x) z, , = LSTM<hidden_size=2>(x, x, x) }"),
+])
+def test_a_condition_holds_of_what_cannot_be_otherwise(condition, text):
+    condition(graph(text))
+
+
 def test_every_condition_is_planted_and_asked():
     asked = {c for stage in passes.STAGES for c in (*stage.before, *stage.after)}
     assert {c.__name__ for c in asked} == {name.split(",")[0] for name in PLANTED}

@@ -12,7 +12,7 @@ ort = pytest.importorskip("onnxruntime")
 ir = pytest.importorskip("onnx_ir")
 
 from cnnexport.conversion import passes  # noqa: E402
-from cnnexport.conversion.passes import crops, fold_constants, names, regroup, reshape, transposes  # noqa: E402
+from cnnexport.conversion.passes import crops, fold_constants, names, regroup, reshape, rewriting, transposes  # noqa: E402
 from cnnexport.conversion.passes.shapes import InferShapes  # noqa: E402
 
 RNG = np.random.default_rng(0)
@@ -293,6 +293,7 @@ def test_transposes_settle(inputs, lines, arrays, left):
     model = build(f"({inputs}) => {outputs} {{ {lines} }}", **arrays)
     apply(model, passes.SettleTransposes())
     assert [n.op_type for n in model.graph] == left
+    assert not passes.SettleTransposes()(model).modified
 
 
 def test_a_transpose_of_ones_at_a_port_stays():
@@ -375,6 +376,16 @@ def test_a_multiple_of_the_batch_is_named_so():
     model = build("(float[batch,3,4] x) => (float[n,4] y) { y = Reshape(x, s) }", s=np.array([-1, 4]))
     apply(model)
     assert [str(d) for d in model.graph.outputs[0].shape] == ["3*batch", "4"]
+
+
+@pytest.mark.parametrize(("found", "source", "target"), [
+    (["batch", 4], ["batch", 2, 2], [-1, 4]), (["batch", "n", 4], ["batch", "n", 2, 2], [0, -1, 4]),
+    (["batch", 4, "n"], ["batch", 4, "n", 1], [0, 4, -1]), (["n", "batch"], ["batch", "n"], None),
+    ([0, 2], [2, 0], None), ([4, "batch", "n"], [4, "batch", "n"], [4, 0, -1]),
+])
+def test_targets_of_reshapes(found, source, target):
+    told = rewriting.target_of(ir.Shape(found).dims, ir.Shape(source).dims)
+    assert (None if told is None else told.tolist()) == target
 
 
 def test_reshapes_join_and_vanish_unless_two_sizes_are_open():

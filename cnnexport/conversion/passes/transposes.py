@@ -18,6 +18,7 @@ from cnnexport.conversion.passes.regroup import swap
 from cnnexport.conversion.passes.rewriting import (
     BINARY,
     ELEMENTWISE,
+    NodePass,
     add_initializer,
     bypass,
     constant,
@@ -26,7 +27,6 @@ from cnnexport.conversion.passes.rewriting import (
     insert,
     inverse_of,
     maker,
-    nodes,
     perm_of,
     read,
     remove_unused,
@@ -54,7 +54,7 @@ class SettleTransposes(ir.passes.InPlacePass):
                 if sink(graph, node):
                     again = True
                     continue
-                if node.op_type != "Transpose" or perm_of(node) is None:
+                if perm_of(node) is None:
                     continue
                 remove_unused(graph, node)
                 if node.graph is None:
@@ -68,34 +68,32 @@ class SettleTransposes(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified)
 
 
-class TransposesOfOnes(ir.passes.InPlacePass):
+class TransposesOfOnes(NodePass):
     """Write a Transpose that moves only axes of length 1 as a Reshape.
 
     Never changes: a Transpose of other axes, or of sizes that are not known; one at an input or output, where
     it says that the layout changes, whatever the sizes.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        graph = model.graph
-        modified = False
-        for node in nodes(graph, "Transpose"):
-            perm, source = perm_of(node), sizes(node.inputs[0])
-            if perm is None or source is None:
-                continue
-            at_port = node.inputs[0] in graph.inputs or node.outputs[0].is_graph_output()
-            if at_port and perm != sorted(perm):
-                continue
-            moved = [source[p] for p in perm]
-            target = target_of(moved, source)
-            longer = [p for p in perm if source[p] != 1]
-            if target is None or longer != sorted(longer):
-                continue
-            shape = add_initializer(graph, target, f"{node.name}__shape")
-            output = insert(graph, node, "Reshape", [node.inputs[0], shape])
-            output.shape = node.outputs[0].shape
-            bypass(graph, node, output)
-            modified = True
-        return ir.passes.PassResult(model, modified)
+    ops = ("Transpose",)
+
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        perm, source = perm_of(node), sizes(node.inputs[0])
+        if perm is None or source is None:
+            return False
+        at_port = node.inputs[0] in graph.inputs or node.outputs[0].is_graph_output()
+        if at_port and perm != sorted(perm):
+            return False
+        moved = [source[p] for p in perm]
+        target = target_of(moved, source)
+        longer = [p for p in perm if source[p] != 1]
+        if target is None or longer != sorted(longer):
+            return False
+        shape = add_initializer(graph, target, f"{node.name}__shape")
+        output = insert(graph, node, "Reshape", [node.inputs[0], shape])
+        output.shape = node.outputs[0].shape
+        bypass(graph, node, output)
+        return True
 
 
 def _drop(graph: ir.Graph, node: ir.Node) -> bool:

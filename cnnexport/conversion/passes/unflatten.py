@@ -16,55 +16,51 @@ from cnnexport.conversion.passes.rewriting import (
     BINARY,
     ELEMENTWISE,
     Array,
+    NodePass,
     add_initializer,
     bypass,
     constant,
     given,
     insert,
     made_alone,
-    nodes,
     perm_of,
     sizes,
     target_of,
 )
 
 
-class PermuteDenseBeforeReshape(ir.passes.InPlacePass):
-    """See the module."""
+class PermuteDenseBeforeReshape(NodePass):
+    ops = ("Transpose",)
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        graph = model.graph
-        modified = False
-        for node in nodes(graph, "Transpose"):
-            perm, reshape = perm_of(node), made_alone(node.inputs[0], "Reshape")
-            if perm is None or perm[0] != 0 or reshape is None:
-                continue
-            features, final = sizes(reshape.inputs[0]), sizes(node.inputs[0])
-            if features is None or len(features) != 2 or final is None or final[0] != features[0]:
-                continue
-            inner = [d for d in final[1:] if isinstance(d, int)]
-            if len(inner) + 1 < len(final):
-                continue
-            places = np.arange(int(np.prod(inner))).reshape(inner)
-            order = np.transpose(places, [p - 1 for p in perm[1:]]).reshape(-1)
-            edits: list[tuple[ir.Node, int, Array]] = []
-            moved = [final[p] for p in perm]
-            target = target_of(moved, features)
-            assert target is not None
-            if not _collect(reshape, order, edits):
-                continue
-            for reader, place, array in edits:
-                reader.replace_input_with(place, add_initializer(graph, array, f"{reader.name}__{place}"))
-            output = insert(graph, node, "Reshape",
-                            [reshape.inputs[0], add_initializer(graph, target, f"{reshape.name}__shape")])
-            output.shape = ir.Shape(moved)
-            made = output.producer()
-            assert made is not None
-            made.name = reshape.name
-            bypass(graph, node, output)
-            graph.remove(reshape, safe=True)
-            modified = True
-        return ir.passes.PassResult(model, modified)
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        perm, reshape = perm_of(node), made_alone(node.inputs[0], "Reshape")
+        if perm is None or perm[0] != 0 or reshape is None:
+            return False
+        features, final = sizes(reshape.inputs[0]), sizes(node.inputs[0])
+        if features is None or final is None:
+            return False
+        inner = [d for d in final[1:] if isinstance(d, int)]
+        if len(inner) + 1 < len(final):
+            return False
+        places = np.arange(int(np.prod(inner))).reshape(inner)
+        order = np.transpose(places, [p - 1 for p in perm[1:]]).reshape(-1)
+        edits: list[tuple[ir.Node, int, Array]] = []
+        moved = [final[p] for p in perm]
+        target = target_of(moved, features)
+        if not _collect(reshape, order, edits):
+            return False
+        assert target is not None
+        for reader, place, array in edits:
+            reader.replace_input_with(place, add_initializer(graph, array, f"{reader.name}__{place}"))
+        output = insert(graph, node, "Reshape",
+                        [reshape.inputs[0], add_initializer(graph, target, f"{reshape.name}__shape")])
+        output.shape = ir.Shape(moved)
+        made = output.producer()
+        assert made is not None
+        made.name = reshape.name
+        bypass(graph, node, output)
+        graph.remove(reshape, safe=True)
+        return True
 
 
 def _collect(reader: ir.Node, order: Array, edits: list[tuple[ir.Node, int, Array]]) -> bool:
