@@ -470,6 +470,7 @@ class Subject:
     proto: onnx.ModelProto
     answers: Any
     facts: Any
+    tell: Any
 
 
 def subject(name: str, folder: Any, *, seed: int = 0) -> Subject:
@@ -479,7 +480,7 @@ def subject(name: str, folder: Any, *, seed: int = 0) -> Subject:
     from cnnexport.conversion.write import skeleton, write_model
     from cnnexport.keras_files import heads
     from cnnexport.onnx_file import count_macs
-    from cnnexport.parity import graph_facts, live
+    from cnnexport.parity import graph_facts, live, truth
 
     if name == "own":
         model, span = own_network(), (0.0, 255.0)
@@ -492,7 +493,8 @@ def subject(name: str, folder: Any, *, seed: int = 0) -> Subject:
     macs = count_macs(skeleton(converted.model))[0]
     answers = live.ask(model, converted.inputs, seed=seed, value_range=span, macs=macs)
     facts = graph_facts(converted.model, converted.inputs, converted.outputs, answers.activations)
-    return Subject(name, model, onnx.load(folder / "model.onnx"), answers, facts)
+    return Subject(name, model, onnx.load(folder / "model.onnx"), answers, facts,
+                   truth.teller(model, heads.heads(model), answers))
 
 
 def try_mutant(subject: Subject, mutant: Mutant, folder: Any) -> Outcome:
@@ -507,7 +509,7 @@ def try_mutant(subject: Subject, mutant: Mutant, folder: Any) -> Outcome:
         return Outcome(subject.name, mutant.kind, mutant.layer, mutant.what, caught, named, said)
 
     try:
-        verdict = gate.judge(subject.answers, subject.facts, path)
+        verdict = gate.judge(subject.answers, subject.facts, path, tell=subject.tell)
     except InputError as error:
         return outcome(True, None, f"does not run: {str(error).replace(f'{folder}/', '')[:80]}")
     if verdict.passed:

@@ -151,7 +151,7 @@ def verify_against(
 
     from cnnexport import parity, sources
     from cnnexport.keras_files import heads
-    from cnnexport.parity import live
+    from cnnexport.parity import live, truth
     from cnnexport.parity.streaming import stream_layers
 
     path = Path(path)
@@ -185,7 +185,8 @@ def verify_against(
         facts = parity.graph_facts(graph, inputs, outputs, answers.activations)
         criterion = parity.numeric(answers, facts)
         progress("compare")
-        verdict = parity.judge(answers, facts, file, criterion, scratch=scratch)
+        verdict = parity.judge(answers, facts, file, criterion, scratch=scratch,
+                               tell=truth.teller(model, kept, answers, dropped=drop))
         rows = tuple(verdict.layers)
         if layers:
             rows = tuple(stream_layers(

@@ -26,6 +26,7 @@ from cnnexport.sources import KnownModel, Target
 if TYPE_CHECKING:
     from cnnexport.conversion.write import WrittenFile
     from cnnexport.parity import GraphFacts, KerasAnswers, Verdict
+    from cnnexport.parity.truth import Teller, Truth
     from cnnexport.trained import TestSet
 
 EXPORTED = Path("exported")
@@ -74,7 +75,7 @@ def convert(
         written = _convert(source, folder, options, steps, own=found.spec is None)
         # Keras' weights are gone by now: ONNX Runtime makes a copy of its own.
         gc.collect()
-        parity, verdict = _prove(written, folder, options)
+        parity, verdict = _prove(written, folder, options, _teller(source, written.keras, options, found))
         if not parity.passed:
             aside = bundle.set_aside(folder, place)
             raise ParityError(f"{_rejection(parity)}; nothing was written to {place}, the rejected bundle is kept in "
@@ -233,14 +234,32 @@ def _convert(
     )
 
 
-def _prove(written: _Written, folder: Path, options: ConvertOptions) -> tuple[Parity, Verdict]:
+def _teller(
+    open_source: Callable[[], KnownModel], answers: KerasAnswers, options: ConvertOptions, target: Target
+) -> Teller:
+    """What asks Keras again, in more digits, where the bounds do not let a file pass: the model is made anew for it."""
+    def tell(cases: Sequence[int], layers: Sequence[str]) -> Truth:
+        from cnnexport.keras_files import heads
+        from cnnexport.parity import truth
+
+        model = open_source().model
+        found = heads.heads(model)
+        drop = options.logits and target.spec is None
+        kept = [None] * len(found) if drop else found
+        with heads.without(found) if drop else nullcontext():
+            return truth.teller(model, kept, answers, dropped=drop)(cases, layers)
+
+    return tell
+
+
+def _prove(written: _Written, folder: Path, options: ConvertOptions, tell: Teller) -> tuple[Parity, Verdict]:
     """Compare in ONNX Runtime and write ``parity.json``; returns the record and what it is of."""
     from cnnexport import parity
     from cnnexport.bundle.manifest import versions
 
     criterion = parity.numeric(written.keras, written.graph)
     try:
-        verdict = parity.judge(written.keras, written.graph, folder / bundle.MODEL, criterion)
+        verdict = parity.judge(written.keras, written.graph, folder / bundle.MODEL, criterion, tell=tell)
     except NewerModelError as error:
         raise InputError(f"the ONNX Runtime installed here does not load opset {written.opset} yet, so the model "
                          "cannot be proven; use a lower --opset") from error
@@ -314,6 +333,8 @@ def _elements(model: Any) -> int:
 
 def _rejection(parity: Parity) -> str:
     """Why a parity record did not pass, in one clause."""
+    from cnnexport.parity.gate import DID_NOT_RUN
+
     if parity.reason == "insensitive" and parity.sensitivity is not None:
         named = ", ".join(f"'{layer}'" for layer in parity.sensitivity.insensitive[:3])
         return (f"insensitive: a change of the weights of {named} would be seen neither in the outputs nor in a "
@@ -328,10 +349,30 @@ def _rejection(parity: Parity) -> str:
     layer = parity.first_diverging_layer
     where = f", first in layer '{layer}'" if layer else ""
     failed = [c for c in parity.comparisons if not c["passed"]]
+    if not failed and not layer:
+        return "every row is too ill-conditioned for float32 to mean anything, so nothing is proven"
     if not failed:
         return f"ONNX Runtime disagrees with Keras inside the network{where}"
     worst = max(failed, key=lambda c: math.inf if c["max_error"] is None else c["max_error"])
-    size = "no finite number of" if worst["max_error"] is None else f"{worst['max_error']:.2g}"
-    return (f"ONNX Runtime disagrees with Keras on '{worst['output']}' ({worst['level']}, {worst['kind']}, batch "
-            f"{worst['batch']}): off by {size} standard deviations, {parity.tolerance.max_error:.0e} allowed"
-            f"{where}")
+    if worst.get("failed") == DID_NOT_RUN:
+        return (f"ONNX Runtime does not run the file at {worst['kind']}, which the network takes: the conversion holds "
+                "for some sizes only")
+    told = (f"ONNX Runtime disagrees with Keras on '{worst['output']}' ({worst['level']}, {worst['kind']}, batch "
+            f"{worst['batch']}): {_off(worst)}{where}")
+    if parity.optimiser == "wrong":
+        told += "; without its graph optimisation the file is right: that is what changes it"
+    elif not layer and any(row["passed"] for row in parity.layers):
+        told += "; every layer by itself agrees"
+    return told
+
+
+def _off(c: dict[str, Any]) -> str:
+    """How far off a comparison is, by the bound that it did not keep."""
+    if c["max_error"] is None:
+        return f"no finite error (they differ in {c.get('failed') or 'shape'})"
+    mean = c.get("failed") == "root mean square"
+    error, allowed = (c["rms_error"], c["allowed_rms_error"]) if mean else (c["max_error"], c["allowed_error"])
+    keras = c["keras_rms_error" if mean else "keras_error"]
+    own = "" if keras is None else f", Keras itself {keras:.2g} from the truth"
+    return (f"off by {error:.2g} standard deviations{' (root mean square)' if mean else ''}, {allowed:.0e} "
+            f"allowed{own}")

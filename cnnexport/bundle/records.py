@@ -174,7 +174,15 @@ class ToleranceFacts(Struct, frozen=True, kw_only=True):
     max_error: Annotated[float, Meta(gt=0)]
     rms_error: Annotated[float, Meta(gt=0)]
     rounding_ulps: float = 64
+    longest_sum: int = 0
     reason: str = ""
+
+
+class StoredBounds(Struct, frozen=True, kw_only=True):
+    """What a runtime may be off Keras' stored outputs, where Keras itself is off the truth."""
+
+    max_error: Annotated[float, Meta(gt=0)]
+    rms_error: Annotated[float, Meta(gt=0)]
 
 
 class SensitivityFacts(Struct, frozen=True, kw_only=True):
@@ -206,7 +214,12 @@ class Parity(Struct, frozen=True, kw_only=True):
     seed: int | None = None
     tolerance: ToleranceFacts
     lower_precision: Annotated[str | None, Meta(description="What in the file is coarser than was asked for.")] = None
+    optimiser: Annotated[str | None, Meta(
+        description="coarse: the runtime's graph optimisation rounds more than Keras; without it the file is within "
+                    "the bounds.")] = None
     worst_error: Annotated[float | None, Meta(description="In standard deviations of Keras' output.")]
+    stored: Annotated[StoredBounds | UnsetType, Meta(
+        description="What the stored test vectors may be off, where it is more than the tolerance.")] = UNSET
     comparisons: Annotated[tuple[dict[str, Any], ...], Meta(
         description="A cnnexport.parity.Comparison each.")] = ()
     layers: Annotated[tuple[dict[str, Any], ...], Meta(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,12 @@ from cnnexport.parity.tolerances import Tolerance, tolerance
 
 Array = npt.NDArray[Any]
 
+FACTOR = 5.0
+"""Times Keras' own error that a runtime may be off. Measured over right files of keras.applications: see
+``benchmarks/README.md``."""
+ILL = 0.05
+"""Keras' own error, in standard deviations of the output, above which float32 means nothing."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -21,7 +28,9 @@ class Comparison:
     a softmax's output, up to their mean). ``spread`` is the standard deviation of Keras' values; ``max_error``
     and ``rms_error`` are in units of it, ``max_ulps`` is the largest error in units in the last place of the
     largest value. ``top1_agreement`` is the share of rows with the same largest value, ``top5_agreement`` the
-    share of rows with the same five largest.
+    share of rows with the same five largest. Where the truth was asked, errors are distances from it, ``keras_error``
+    and ``keras_rms_error`` are Keras' own, and ``truth`` says how it was told. ``failed`` names the bound that was not
+    kept. A row that is ``ill`` is so ill-conditioned that float32 means nothing: it proves nothing by itself.
     """
 
     output: str
@@ -35,6 +44,13 @@ class Comparison:
     top5_agreement: float | None
     passed: bool
     kind: str = "image"
+    truth: str | None = None
+    keras_error: float | None = None
+    keras_rms_error: float | None = None
+    allowed_error: float | None = None
+    allowed_rms_error: float | None = None
+    failed: str | None = None
+    ill: bool = False
 
 
 def compare(
@@ -49,13 +65,17 @@ def compare(
     least_spread: float = 0.0,
     kind: str = "image",
     batch: int | None = None,
+    others: Sequence[Array] = (),
+    truth: str | None = None,
 ) -> Comparison:
     """Compare two arrays (batch first) of one output. A shape or non-finite mismatch is infinite error.
 
     ``precision`` is the lowest one inside the model, ``allowed`` the tolerance (by default that of ``precision``).
     ``logits_spread`` is given for an output whose logits are compared too: an activation turns an error of the
     logits into up to twice that share of its output. ``least_spread`` is the spread over ordinary images: on one
-    extreme input an output may be nearly constant, but no less rounded.
+    extreme input an output may be nearly constant, but no less rounded. ``others`` are further computations of
+    ``expected``, as good as any in the model's precision: FACTOR times their errors are allowed too. ``truth`` says
+    what they are.
     """
     allowed = allowed or tolerance(precision)
     a, b = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
@@ -68,20 +88,41 @@ def compare(
     infinite = float("inf")
     if a.shape != b.shape or (not everything and not np.array_equal(a[~finite], b[~finite], equal_nan=True)) or (
             np.isfinite(a) != finite).any():
-        return Comparison(name, level, rows, spread, infinite, infinite, infinite, None, None, False, kind)
+        return Comparison(name, level, rows, spread, infinite, infinite, infinite, None, None, False, kind,
+                          failed="where numbers are finite" if a.shape == b.shape else "shape")
     error = np.abs(a - b) if everything else np.abs(a[finite] - b[finite])
     worst = float(error.max()) if error.size else 0.0
     rms = float(np.sqrt(np.mean(error**2))) if error.size else 0.0
-    eps = float(np.finfo(expected.dtype).eps) if np.issubdtype(expected.dtype, np.floating) else 0.0
+    own = others[0].dtype if others else expected.dtype  # the truth may be in more digits than anything is computed in
+    eps = float(np.finfo(own).eps) if np.issubdtype(own, np.floating) else 0.0
     unit = max(spread, least_spread)
     if logits_spread is not None:
         unit = max(unit, 2 * size * logits_spread)
     rounding = allowed.rounding_ulps * eps * size
-    passed = worst <= max(allowed.max_error * unit, rounding) and rms <= max(allowed.rms_error * unit, rounding)
+    own_worst, own_rms = _own_errors(others, b, finite)
+    most = max(allowed.max_error * unit, rounding, FACTOR * own_worst)
+    most_rms = max(allowed.rms_error * unit, rounding, FACTOR * own_rms)
+    ill = own_rms > ILL * unit
+    failed = "maximum" if worst > most else "root mean square" if rms > most_rms else None
     shown = max(spread, least_spread) or 1.0
     ulps = worst / (eps * size) if eps and size else 0.0
     top1, top5 = _agreement(a, b, 1), _agreement(a, b, 5)
-    return Comparison(name, level, rows, spread, worst / shown, rms / shown, ulps, top1, top5, passed, kind)
+    return Comparison(
+        name, level, rows, spread, worst / shown, rms / shown, ulps, top1, top5, failed is None or ill, kind,
+        truth=truth if others else None, keras_error=own_worst / shown if others else None,
+        keras_rms_error=own_rms / shown if others else None, allowed_error=most / shown,
+        allowed_rms_error=most_rms / shown, failed=failed, ill=ill)
+
+
+def _own_errors(others: Sequence[Array], truth: Array, finite: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """The largest error and the largest root mean square of the ``others``, where all are finite."""
+    worst = rms = 0.0
+    for other in others:
+        error = np.abs(np.asarray(other, np.float64) - truth)[finite]
+        if error.size and np.isfinite(error).all():
+            worst = max(worst, float(error.max()))
+            rms = max(rms, float(np.sqrt(np.mean(error**2))))
+    return worst, rms
 
 
 def _agreement(a: Array, b: Array, count: int) -> float | None:

@@ -35,21 +35,22 @@ class Exposed:
         gc.collect()
         self._place.unlink(missing_ok=True)
 
-    def session(self, names: Sequence[str]) -> tuple[Session, list[str]]:
+    def session(self, names: Sequence[str], *, optimised: bool = True) -> tuple[Session, list[str]]:
         """A session that also gives the tensors ``names``, and those of them that the graph has.
 
-        Raises InputError where the runtime cannot load the file.
+        ``optimised=False`` leaves the graph as it stands in the file. Raises InputError where the runtime cannot load
+        the file.
         """
         try:
             self._declare(names)
-            return self._runtime.open(self._place), list(names)
+            return self._runtime.open(self._place, optimise=optimised), list(names)
         except InputError:
             # A file of another maker, or a faulty one, may lack some.
             present = [name for name in names if name in self._known()]
             if len(present) == len(names):
                 raise
             self._declare(present)
-            return self._runtime.open(self._place), present
+            return self._runtime.open(self._place, optimise=optimised), present
 
     def run(
         self, session: Session, names: Sequence[str], arrays: Sequence[Array], ports: Sequence[Port]

@@ -6,6 +6,7 @@ runtime, and a ``Criterion`` says what is near enough.
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Sequence
 from contextlib import closing
@@ -16,11 +17,12 @@ from typing import Protocol
 import numpy as np
 
 from cnnexport import runtimes
+from cnnexport.errors import InputError
 from cnnexport.parity.answers import KerasAnswers
 from cnnexport.parity.comparison import Array, Comparison, compare, is_softmax, log_probabilities
 from cnnexport.parity.exposed import Exposed
 from cnnexport.parity.graph import DROPPING, GraphFacts, to_onnx_layout
-from cnnexport.parity.inputs import NON_FINITE, Case
+from cnnexport.parity.inputs import NON_FINITE, SIZED, Case
 from cnnexport.parity.layers import (
     LayerComparison,
     LayerTensor,
@@ -31,6 +33,11 @@ from cnnexport.parity.layers import (
 )
 from cnnexport.parity.precision import lower_in_file
 from cnnexport.parity.tolerances import Tolerance, tolerance
+from cnnexport.parity.truth import Teller, Truth, Witness
+
+DID_NOT_RUN = "whether it runs at that size"
+COARSE = 8.0
+"""Times the allowed error that a runtime's optimised kernels may be off where the file is right without them."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,8 @@ class Verdict:
     """Whether an ONNX file computes what Keras does, and where it first does not.
 
     ``lower_precision`` names what in the file is coarser than Keras was asked to compute. ``reason`` says in a word why
-    the file did not pass: "different", "precision" or "insensitive".
+    the file did not pass: "different", "precision" or "insensitive". ``optimiser`` tells what the runtime's graph
+    optimisation makes of a file that is right without it: "coarse" within what its kernels round, "wrong" beyond.
     """
 
     comparisons: tuple[Comparison, ...] = ()
@@ -47,6 +55,7 @@ class Verdict:
     insensitive: tuple[str, ...] = ()
     lower_precision: str | None = None
     reason: str | None = "different"
+    optimiser: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -55,7 +64,9 @@ class Verdict:
     @property
     def agree(self) -> bool:
         """Whether the outputs are what Keras computes."""
-        return bool(self.comparisons) and all(c.passed for c in self.comparisons)
+        telling = {c.output for c in self.comparisons if not c.ill}
+        return bool(self.comparisons) and all(c.passed for c in self.comparisons) and telling == {
+            c.output for c in self.comparisons}
 
     @property
     def first_diverging(self) -> str | None:
@@ -90,7 +101,7 @@ class Numeric:
 
 def numeric(answers: KerasAnswers, facts: GraphFacts) -> Numeric:
     """The criterion for a file in the precision that Keras was asked to compute in."""
-    return Numeric(tolerance(answers.precision.compute, facts.terms))
+    return Numeric(tolerance(answers.precision.compute, facts.terms, facts.longest))
 
 
 def judge(
@@ -101,18 +112,64 @@ def judge(
     *,
     runtime: str = runtimes.DEFAULT,
     scratch: Path | None = None,
+    tell: Teller | None = None,
 ) -> Verdict:
     """Run the ONNX ``file`` of ``facts`` in a runtime on the CPU against what Keras answered.
 
     ``criterion`` is ``numeric`` unless given. A copy of the file is made in the folder ``scratch``, by default beside
-    it, for the while. Raises InputError where the runtime cannot load or run the file.
+    it, for the while. ``tell`` gives the truth where the criterion's bounds are not kept: then the file may be off by
+    FACTOR times what Keras is. Raises InputError where the runtime cannot load or run the file.
     """
     file, criterion = Path(file), criterion or numeric(answers, facts)
     with closing(Exposed(file, [p.name for p in facts.outputs], scratch, runtime)) as exposed:
         found = Verdict(tuple(_compare_outputs(answers, facts, criterion.tolerance, exposed)),
                         lower_precision=lower_in_file(file, answers.precision))
         layers = _compare_kept_layers(answers, facts, criterion.tolerance, exposed, found.agree)
+        doubtful = _doubtful(answers, found, layers)
+        if tell is not None and doubtful != ([], []):
+            truth = tell(*doubtful)
+            found = replace(found, comparisons=tuple(
+                _compare_outputs(answers, facts, criterion.tolerance, exposed, truth)))
+            if not found.agree and runtime == runtimes.DEFAULT:
+                plain = _compare_outputs(answers, facts, criterion.tolerance, exposed, truth, optimised=False)
+                found = _told_apart(found, plain)
+            layers = _compare_kept_layers(answers, facts, criterion.tolerance, exposed, found.agree, truth)
     return weighed(answers, facts, criterion, found, layers)
+
+
+def _doubtful(
+    answers: KerasAnswers, found: Verdict, layers: Sequence[LayerComparison]
+) -> tuple[list[int], list[str]]:
+    """The cases and layers that did not keep the bounds, as far as another bound could let them pass.
+
+    Of shapes, of numbers that are not finite, and of tensors that are not there, no truth is asked.
+    """
+    batches = {(c.batch, c.kind) for c in found.comparisons if not c.passed and np.isfinite(c.max_error)}
+    if any(not c.passed and not np.isfinite(c.max_error) for c in found.comparisons):
+        return [], []
+    cases = [i for i, a in enumerate(answers.answers)
+             if any((a.case.batch, kind) in batches for kind in (*a.case.kinds, "all kinds"))]
+    failed = [row for row in layers if row.passed is False]
+    if any(row.max_error is None or not np.isfinite(row.max_error) for row in failed):
+        return cases, []
+    tensors = {row.tensor for row in failed}
+    return cases, [row.layer for row in layers if row.tensor in tensors]
+
+
+def _told_apart(found: Verdict, plain: Sequence[Comparison]) -> Verdict:
+    """What to make of outputs that are right only where the runtime does not optimise the graph.
+
+    Kernels that are merely coarser than Keras' leave a right file right; numbers that are further off than rounding
+    could bring them are wrong wherever the file runs.
+    """
+    if not plain or not all(c.passed for c in plain):
+        return found
+    coarse = all(c.passed or (c.allowed_error is not None and c.max_error <= COARSE * c.allowed_error
+                              and c.rms_error <= COARSE * (c.allowed_rms_error or 0)) for c in found.comparisons)
+    if not coarse:
+        return replace(found, optimiser="wrong")
+    return replace(found, optimiser="coarse", comparisons=tuple(
+        replace(c, passed=True) for c in found.comparisons))
 
 
 def weighed(
@@ -150,68 +207,92 @@ def _weigh(
 
 
 def _compare_outputs(
-    keras: KerasAnswers, facts: GraphFacts, allowed: Tolerance, exposed: Exposed
+    keras: KerasAnswers, facts: GraphFacts, allowed: Tolerance, exposed: Exposed, truth: Truth | None = None, *,
+    optimised: bool = True,
 ) -> list[Comparison]:
     tensors = [t if any(r.logits[i] is not None for r in keras.answers) else None
                for i, t in enumerate(facts.logits)]
     wanted = list(dict.fromkeys(t.name for t in tensors if t))
     names = [p.name for p in facts.outputs]
-    session, present = exposed.session(wanted)
+    session, present = exposed.session(wanted, optimised=optimised)
     tensors = [t if t is not None and t.name in present else None for t in tensors]
     results: list[Comparison] = []
     spreads: dict[tuple[str, str], float] = {}
-    for reference in keras.answers:
-        produced = exposed.run(session, [*names, *present], reference.case.inputs, facts.inputs)
-        for port, value, before, tensor in zip(facts.outputs, reference.outputs, reference.logits, tensors):
-            expected, actual = to_onnx_layout(value, port), produced[port.name]
-            behind: tuple[str, Array, Array] | None = None
+    how = truth.how if truth is not None else None
+    for number, reference in enumerate(keras.answers):
+        try:
+            produced = exposed.run(session, [*names, *present], reference.case.inputs, facts.inputs)
+        except InputError:
+            if not reference.case.kinds[0].startswith(SIZED):
+                raise
+            results += [_did_not_run(name, reference.case) for name in names]
+            continue
+        outputs = [Witness(y, y) for y in reference.outputs]
+        logits = [None if y is None else Witness(y, y) for y in reference.logits]
+        if truth is not None and number in truth.outputs:
+            outputs, logits = truth.outputs[number], truth.logits[number]
+        for port, value, before, tensor in zip(facts.outputs, outputs, logits, tensors):
+            layout = functools.partial(to_onnx_layout, port=port)
+            expected, actual = value.each(layout), produced[port.name]
+            behind: tuple[str, Witness, Array] | None = None
             undefined = facts.undefined.get(port.name, frozenset())
             if tensor is not None and before is not None:
                 inner = produced[tensor.name]
                 inner = inner if tensor.perm is None else np.transpose(inner, tensor.perm)
-                behind = ("logits", to_onnx_layout(before, port), inner)
-            elif is_softmax(expected) and expected.shape == actual.shape:
-                behind = ("log-probabilities", log_probabilities(expected), log_probabilities(actual))
+                behind = ("logits", before.each(layout), inner)
+            elif is_softmax(expected.keras) and expected.keras.shape == actual.shape:
+                behind = ("log-probabilities", expected.each(log_probabilities), log_probabilities(actual))
             spread = None
             if behind is not None:
                 own = facts.undefined.get(tensor.name, frozenset()) if tensor is not None else undefined
-                results += _by_kind(port.name, *behind, reference.case, spreads, allowed, None, own)
+                results += _by_kind(port.name, *behind, reference.case, spreads, allowed, None, own, how)
                 spread = max(r.spread for r in results if r.output == port.name and r.level == behind[0])
             results += _by_kind(port.name, "output", expected, actual, reference.case, spreads, allowed, spread,
-                                undefined)
+                                undefined, how)
     del session
     gc.collect()
     return results
 
 
+def _did_not_run(name: str, case: Case) -> Comparison:
+    """An output of a size that Keras takes and the file does not."""
+    none = float("inf")
+    return Comparison(name, "output", case.batch, 0.0, none, none, none, None, None, False, case.kinds[0],
+                      failed=DID_NOT_RUN)
+
+
 def _by_kind(
     name: str,
     level: str,
-    expected: Array,
+    expected: Witness,
     actual: Array,
     case: Case,
     spreads: dict[tuple[str, str], float],
     allowed: Tolerance,
     logits_spread: float | None,
     undefined: frozenset[str],
+    how: str | None,
 ) -> list[Comparison]:
     """One comparison for each kind of row; rows of an output without a batch are compared as one."""
-    whole = actual.shape != expected.shape or not expected.ndim or expected.shape[0] != case.batch
+    said = expected.keras
+    whole = actual.shape != said.shape or not said.ndim or said.shape[0] != case.batch
     if whole or len(set(case.kinds)) == 1:
-        result = compare(name, level, expected, actual, allowed=allowed, logits_spread=logits_spread,
+        result = compare(name, level, expected.truth, actual, allowed=allowed, logits_spread=logits_spread,
                          kind=case.kinds[0] if len(set(case.kinds)) == 1 else "all kinds",
-                         least_spread=spreads.get((name, level), 0.0))
+                         least_spread=spreads.get((name, level), 0.0), others=expected.others, truth=how)
         if np.isfinite(result.spread):
             spreads[name, level] = max(spreads.get((name, level), 0.0), result.spread)
         return [result]
     results = []
     for kind in dict.fromkeys(case.kinds):
         rows = [i for i, k in enumerate(case.kinds) if k == kind]
-        a, b = expected[rows], actual[rows]
+        one, b = expected.each(lambda array, rows=rows: array[rows]), actual[rows]  # type: ignore[misc]
         if kind in NON_FINITE:
-            a, b = _forgiven(a, b, undefined)
-        results.append(compare(name, level, a, b, allowed=allowed, logits_spread=logits_spread, kind=kind,
-                               least_spread=spreads.get((name, level), 0.0), batch=case.batch))
+            a, b = _forgiven(one.keras, b, undefined)
+            one = Witness(a, a)
+        results.append(compare(
+            name, level, one.truth, b, allowed=allowed, logits_spread=logits_spread, kind=kind,
+            least_spread=spreads.get((name, level), 0.0), batch=case.batch, others=one.others, truth=how))
     return results
 
 
@@ -232,7 +313,8 @@ def _forgiven(expected: Array, actual: Array, undefined: frozenset[str]) -> tupl
 
 
 def _compare_kept_layers(
-    keras: KerasAnswers, facts: GraphFacts, allowed: Tolerance, exposed: Exposed, agree: bool
+    keras: KerasAnswers, facts: GraphFacts, allowed: Tolerance, exposed: Exposed, agree: bool,
+    truth: Truth | None = None,
 ) -> list[LayerComparison]:
     rows = layer_map(keras, facts)
     wanted = [t for t in dict.fromkeys(r.tensor for r in rows if r.tensor) if t is not None]
@@ -240,4 +322,5 @@ def _compare_kept_layers(
         return compare_layers(rows, keras.calls, {}, allowed)
     session, present = exposed.session(wanted)
     produced = exposed.run(session, present, keras.answers[0].case.inputs, facts.inputs)
-    return compare_layers(rows, keras.calls, produced, allowed, any_order=agree)
+    return compare_layers(rows, keras.calls, produced, allowed, agree=agree,
+                          witnesses=None if truth is None else truth.layers)

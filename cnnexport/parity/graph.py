@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import numpy as np
 
 from cnnexport.conversion.ports import Port
 from cnnexport.parity.comparison import Array
+from cnnexport.parity.inputs import OPEN_SIZE
 from cnnexport.parity.layers import nodes_of
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ class GraphFacts:
     """What one ONNX file is made of, as far as the gate asks; ``inputs`` and ``outputs`` in Keras' order.
 
     ``undefined`` are, for each compared tensor, the operators before it whose answer to a NaN is not defined; ``terms``
-    the lengths of its dot products, added up (None: unknown); ``nodes`` are (name, operator, outputs) in order.
+    the lengths of its dot products, added up (None: unknown), ``longest`` the longest other sum; ``nodes`` are (name,
+    operator, outputs) in order.
     """
 
     inputs: tuple[Port, ...]
@@ -40,6 +43,7 @@ class GraphFacts:
     logits: list[LogitsTensor | None]
     undefined: dict[str, frozenset[str]] = field(default_factory=dict)
     terms: int | None = None
+    longest: int = 0
     nodes: list[tuple[str, str, Sequence[str]]] = field(default_factory=list)
 
 
@@ -59,7 +63,8 @@ def graph_facts(
                 node = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
             inner = None if node is None else next(x for x in node.inputs if x is not None and x.name == tensor.name)
             undefined[tensor.name] = undefined_operators(inner)
-    return GraphFacts(tuple(inputs), tuple(outputs), logits, undefined, summed_terms(graph), nodes_of(graph))
+    return GraphFacts(tuple(inputs), tuple(outputs), logits, undefined, summed_terms(graph), longest_sum(graph),
+                      nodes_of(graph))
 
 
 def to_onnx_layout(array: Array, port: Port) -> Array:
@@ -86,6 +91,10 @@ def logits_tensors(model: ir.Model, activations: Sequence[str | None]) -> list[L
     return found
 
 
+_SUMS = frozenset({"ReduceMean", "ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp",
+                   "GlobalAveragePool"})
+
+
 def summed_terms(graph: ir.Graph) -> int:
     """The lengths of the dot products of all convolutions and matrix products of a graph, added up."""
     total = 0
@@ -101,6 +110,31 @@ def summed_terms(graph: ir.Graph) -> int:
         outputs = sizes[0] if node.op_type == "Conv" or transposed else sizes[1] if len(sizes) > 2 else sizes[-1]
         total += size // max(outputs, 1)
     return total
+
+
+def longest_sum(graph: ir.Graph) -> int:
+    """The most values that one mean, norm or softmax of a graph sums up; a size left open is the one that is tried."""
+    longest = 0
+    for node in graph:
+        sizes = _sizes(node.inputs[0]) if node.inputs else []
+        if node.op_type in _SUMS:
+            longest = max(longest, math.prod(sizes) // max(math.prod(_sizes(node.outputs[0])), 1))
+        elif node.op_type == "InstanceNormalization":
+            longest = max(longest, math.prod(sizes[1:]))
+        elif node.op_type == "GroupNormalization":
+            longest = max(longest, math.prod(sizes) // max(node.attributes["num_groups"].as_int(), 1))
+        elif node.op_type in ("LayerNormalization", "Softmax", "LogSoftmax") and sizes:
+            axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
+            from_axis = sizes[axis if axis < 0 else axis - 1:]
+            longest = max(longest, math.prod(from_axis if node.op_type == "LayerNormalization" else from_axis[:1]))
+    return longest
+
+
+def _sizes(value: ir.Value | None) -> list[int]:
+    """The sizes of a tensor for one image."""
+    if value is None or value.shape is None:
+        return []
+    return [d if isinstance(d, int) else OPEN_SIZE for d in list(value.shape)[1:]]
 
 
 DROPPING = frozenset({"GlobalMaxPool", "ReduceMax", "ReduceMin", "Max", "Min", "LSTM", "GRU", "RNN"})

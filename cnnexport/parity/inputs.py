@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -84,6 +85,31 @@ def cases(
         made.append(_case(broken, ports, seed, value_range, len(broken)))
     return made
 
+
+SIZES = ((33, 65), (48, 40), (37, 53), (160, 144))
+"""Heights and widths at which a network that leaves them open is tried too: odd, even, prime, large; none square."""
+SMALLEST = (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 16, 24, 32, 48)
+"""Sizes of which the first that the network takes is tried."""
+
+
+def is_open(ports: Sequence[Port]) -> bool:
+    """Whether an input leaves a size besides the batch open."""
+    return any(d is None for port in ports for d in port.shape[1:])
+
+
+def sized(
+    ports: Sequence[Port], size: tuple[int, int], batch: int, seed: int, value_range: tuple[float, float] | None
+) -> Case:
+    """``batch`` images whose first open size is ``size[0]``, and the next ``size[1]``."""
+    fixed = []
+    for port in ports:
+        left = itertools.cycle(size)
+        fixed.append(replace(port, shape=(port.shape[0], *(next(left) if d is None else d for d in port.shape[1:]))))
+    return Case((f"{SIZED} {size[0]}x{size[1]}",) * batch, images(fixed, batch, seed, value_range))
+
+
+SIZED = "size"
+"""What the kind of such a case begins with."""
 
 _Row = tuple[str, list[Array]]
 

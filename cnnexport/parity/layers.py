@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cnnexport.parity.comparison import Array, compare
 from cnnexport.parity.tolerances import Tolerance
+
+if TYPE_CHECKING:
+    from cnnexport.parity.truth import Witness
 
 _REGROUPING = frozenset({"Flatten", "Reshape", "Permute", "RepeatVector", "Transpose", "Moveaxis", "Swapaxes",
                           "Squeeze", "ExpandDims", "Ravel"})
@@ -25,9 +28,9 @@ _REGROUPING = frozenset({"Flatten", "Reshape", "Permute", "RepeatVector", "Trans
 class Call:
     """The calls of one leaf layer in one run of a model, in the order of the run.
 
-    ``output`` is an array where it was wanted; ``source`` is the layer whose output is the only input;
-    ``identity`` tells that input and output are equal, ``alive`` that some input is not zero, ``varied`` that
-    the output is not one number throughout.
+    ``output`` is an array where it was wanted; ``source`` is the layer whose output is the only input, ``sources`` are
+    all whose outputs it reads; ``digest`` is the same for outputs that are equal; ``identity`` tells that input and
+    output are equal, ``alive`` that some input is not zero, ``varied`` that the output is not one number throughout.
     """
 
     layer: str
@@ -36,6 +39,8 @@ class Call:
     shape: tuple[int, ...] | None = None
     output: Array | None = None
     source: str | None = None
+    sources: tuple[str, ...] = ()
+    digest: int | None = None
     identity: bool = False
     alive: bool = False
     varied: bool = False
@@ -112,6 +117,8 @@ def layer_tensors(calls: Mapping[str, Call], nodes: Iterable[tuple[str, str, Seq
             row = replace(row, reason="in the layer after it")
         elif path in last:
             row = replace(row, tensor=last[path])
+        elif (twin := _twin(call, found, calls)) is not None:
+            row = replace(row, tensor=twin.tensor)
         elif call.identity or _folded_back(call, source, calls):
             shared = source.tensor if source is not None else None
             row = replace(row, tensor=shared, reason="" if shared else "at the input")
@@ -125,6 +132,13 @@ def layer_tensors(calls: Mapping[str, Call], nodes: Iterable[tuple[str, str, Seq
             row, holds=holder[row.tensor], channels_first=len(calls[row.layer].shape or ()) > 2)
         for row in found.values()
     ]
+
+
+def _twin(call: Call, found: Mapping[str, LayerTensor], calls: Mapping[str, Call]) -> LayerTensor | None:
+    """An earlier layer that does the same to the same: of such twins only the first keeps its nodes."""
+    return next((row for row in found.values() if row.tensor is not None and row.kind == call.kind
+                 and calls[row.layer].sources == call.sources and calls[row.layer].digest == call.digest is not None
+                 and not call.weighted), None)
 
 
 def _folded_back(call: Call, source: LayerTensor | None, calls: Mapping[str, Call]) -> bool:
@@ -143,60 +157,147 @@ def compare_layers(
     tensors: Mapping[str, Array],
     allowed: Tolerance,
     *,
-    any_order: bool = False,
+    agree: bool = False,
+    witnesses: Mapping[str, Witness] | None = None,
 ) -> list[LayerComparison]:
-    """Compare every mapped layer with its tensor; ``tensors`` are ONNX Runtime's by name.
+    """Compare every mapped layer with its tensor; ``tensors`` are ONNX Runtime's by name, ``witnesses`` the truth.
 
-    ``any_order`` forgives a tensor whose rows hold the same values in another order: what was flattened before it lies
-    in ONNX's order, and the layer after it follows. Only where the outputs agree is that no fault.
+    Where the outputs ``agree``, a layer that its tensor does not hold is no fault if what reads it is right: the tensor
+    may hold a layer before it (what follows was folded forward), the same values in another order (what was flattened
+    before it lies in ONNX's order) or scaled (a part of the layer after it was folded back).
     """
-    results = []
     done: dict[str, LayerComparison] = {}
+    members: dict[str, list[LayerTensor]] = {}
     for row in rows:
-        call = calls.get(row.holds or row.layer)
-        shape = calls[row.layer].shape if row.layer in calls else None
-        if row.tensor is None or call is None or call.output is None or row.tensor not in tensors:
-            reason = row.reason or ("its tensor is not in the file" if row.tensor else "not compared")
-            missing = row.tensor is not None and call is not None and call.output is not None
-            results.append(LayerComparison(
-                row.layer, row.kind, row.tensor, shape, None, None, None, False if missing else None, reason))
+        if row.tensor is not None:
+            members.setdefault(row.tensor, []).append(row)
+    for tensor, sharing in members.items():
+        kept = [row for row in sharing if row.layer in calls and calls[row.layer].output is not None]
+        if tensor not in tensors or not kept or sharing[-1] is not kept[-1]:
             continue
-        if row.tensor not in done:
-            done[row.tensor] = _compare(row, call.output, tensors[row.tensor], allowed, any_order)
-        folded = f"as {row.holds}" if row.holds != row.layer else ""
-        results.append(replace(done[row.tensor], layer=row.layer, kind=row.kind, shape=shape, reason=folded))
-    return results
+        tried: list[tuple[LayerTensor, LayerComparison]] = []
+        for row in reversed(kept if agree else kept[-1:]):
+            tried.append((row, _compare(row, calls[row.layer], tensors[tensor], allowed, agree,
+                                        (witnesses or {}).get(row.layer))))
+            if tried[-1][1].passed is not False:
+                break
+        row, result = tried[0] if tried[-1][1].passed is False else tried[-1]
+        place = sharing.index(row)
+        for index, member in enumerate(sharing):
+            reason = result.reason or ("" if member is row else f"as {row.layer}")
+            done[member.layer] = replace(result, layer=member.layer, kind=member.kind, reason=reason) if (
+                index <= place) else _uncompared(member, "in the layer after it")
+    results = []
+    for row in rows:
+        shape = calls[row.layer].shape if row.layer in calls else None
+        if row.layer not in done:
+            held = calls.get(row.holds or row.layer)
+            missing = row.tensor is not None and held is not None and held.output is not None
+            reason = row.reason or ("its tensor is not in the file" if row.tensor else "not compared")
+            done[row.layer] = replace(_uncompared(row, reason), passed=False if missing else None)
+        results.append(replace(done[row.layer], shape=shape))
+    return _forgiven(results, calls, tensors, allowed) if agree else results
+
+
+def _uncompared(row: LayerTensor, reason: str) -> LayerComparison:
+    return LayerComparison(row.layer, row.kind, row.tensor, None, None, None, None, None, reason)
+
+
+def _forgiven(
+    results: Sequence[LayerComparison], calls: Mapping[str, Call], tensors: Mapping[str, Array], allowed: Tolerance
+) -> list[LayerComparison]:
+    """The results without the failures of layers that no tensor need hold, where every layer that reads them is right.
+
+    Of a layer with weights the tensor must at least be its output scaled; one without has nothing else to be proven.
+    """
+    readers: dict[str, list[str]] = {}
+    for path, reading in calls.items():
+        for source in reading.sources:
+            readers.setdefault(source, []).append(path)
+    passed = {row.layer: row.passed for row in results}
+    made = []
+    for row in reversed(results):
+        call = calls.get(row.layer)
+        if (row.passed is False and call is not None and call.output is not None and row.tensor is not None
+                and row.tensor in tensors
+                and all(_right(reader, passed, readers) for reader in readers.get(row.layer, []))
+                and (not call.weighted or _scaled(call.output, tensors[row.tensor], allowed))):
+            row = replace(row, passed=None, max_error=None, rms_error=None, relative_error=None,
+                          reason=SCALED if call.weighted else "in the layer after it")
+            passed[row.layer] = None
+        made.append(row)
+    return made[::-1]
+
+
+def _right(layer: str, passed: Mapping[str, bool | None], readers: Mapping[str, Sequence[str]]) -> bool:
+    """Whether a layer was compared and is right, or else all that read it are."""
+    if passed.get(layer) is None:
+        return all(_right(reader, passed, readers) for reader in readers.get(layer, []))
+    return passed[layer] is True
+
+
+def _layouts(row: LayerTensor, expected: Array, actual: Array) -> list[Array]:
+    """``actual`` in every arrangement of axes that fits ``expected``, the likeliest first."""
+    moved = np.moveaxis(actual, 1, -1) if actual.ndim > 2 else actual
+    order = (moved, actual) if row.channels_first else (actual, moved)
+    fitting = [a for a in order if a.shape == expected.shape]
+    if not fitting and actual.size == expected.size and expected.ndim:
+        # Regrouped in either layout: ones between, as around a squeeze-and-excite, or groups of channels.
+        first = (expected.shape[0], expected.shape[-1], *expected.shape[1:-1]) if expected.ndim > 2 else expected.shape
+        inner = actual.reshape(first)
+        fitting = [np.moveaxis(inner, 1, -1) if expected.ndim > 2 else inner, actual.reshape(expected.shape)]
+    return fitting or [moved]
 
 
 def _compare(
-    row: LayerTensor, expected: Array, actual: Array, allowed: Tolerance, any_order: bool
+    row: LayerTensor, call: Call, actual: Array, allowed: Tolerance, agree: bool, witness: Witness | None
 ) -> LayerComparison:
-    moved = np.moveaxis(actual, 1, -1) if actual.ndim > 2 else actual
-    if actual.ndim > 2 and (moved.shape != expected.shape or not row.channels_first):
-        moved = actual if actual.shape == expected.shape else moved
+    assert call.output is not None
+    expected = call.output if witness is None else witness.truth
+    others = () if witness is None else witness.others
+    layouts = _layouts(row, expected, actual)
     if expected.dtype == bool or not np.issubdtype(expected.dtype, np.floating):
-        same = moved.shape == expected.shape and bool((moved == expected).all())
+        same = any(a.shape == expected.shape and bool((a == expected).all()) for a in layouts)
         error = 0.0 if same else float("inf")
         return LayerComparison(row.layer, row.kind, row.tensor, expected.shape, error, error, error, same)
-    result = compare(row.layer, "layer", expected, moved, allowed=allowed)
+    result = min((compare(row.layer, "layer", expected, a, allowed=allowed, others=others) for a in layouts),
+                 key=lambda c: (not c.passed, c.rms_error))
     norm = float(np.linalg.norm(expected.astype(np.float64).ravel())) if np.isfinite(expected).all() else 0.0
     relative = result.rms_error * (result.spread or 1.0) * np.sqrt(expected.size) / norm if norm else result.rms_error
-    if not result.passed and any_order and _same_values(expected, actual, allowed):
+    if not result.passed and agree and _same_values(expected, actual, allowed, others):
         return LayerComparison(row.layer, row.kind, row.tensor, expected.shape, None, None, None, None, REORDERED)
     return LayerComparison(
         row.layer, row.kind, row.tensor, expected.shape, result.max_error, result.rms_error, float(relative),
         result.passed)
 
 
+def _scaled(expected: Array, actual: Array, allowed: Tolerance) -> bool:
+    """Whether a tensor is a layer's output but for a factor and a shift of each channel."""
+    moved = np.moveaxis(actual, 1, -1) if actual.ndim > 2 else actual
+    if moved.shape != expected.shape or not np.issubdtype(expected.dtype, np.floating) or expected.ndim < 2:
+        return False
+    a, b = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (moved, expected))
+    if len(a) < 3 or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return False
+    middle, mean = a.mean(0), b.mean(0)
+    variance = ((b - mean) ** 2).sum(0)
+    factor = np.divide(((a - middle) * (b - mean)).sum(0), variance, out=np.zeros_like(mean), where=variance > 0)
+    if not (factor != 0).any():
+        return False
+    fitted = ((b - mean) * factor + middle).astype(np.float32)
+    return compare("", "layer", fitted, a.astype(np.float32), allowed=allowed).passed
+
+
+SCALED = "scaled for the layer after it"
 REORDERED = "the same values in another order"
 
 
-def _same_values(expected: Array, actual: Array, allowed: Tolerance) -> bool:
+def _same_values(expected: Array, actual: Array, allowed: Tolerance, others: Sequence[Array] = ()) -> bool:
     """Whether each row of the batch holds the same values, in whatever order."""
     if expected.shape[:1] != actual.shape[:1] or expected.size != actual.size or not expected.ndim:
         return False
-    a, b = (np.sort(x.reshape(len(x), -1), -1) for x in (actual, expected))
-    return compare("", "layer", b, a, allowed=allowed).passed
+    a, b, *rest = (np.sort(x.reshape(len(x), -1), -1) for x in (actual, expected, *others))
+    return compare("", "layer", b, a, allowed=allowed, others=rest).passed
 
 
 def first_diverging(results: Sequence[LayerComparison]) -> str | None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from cnnexport.conversion.ports import Port
 from cnnexport.keras_files import internals
 from cnnexport.parity.answers import CaseAnswer, KerasAnswers
 from cnnexport.parity.comparison import Array
-from cnnexport.parity.inputs import cases
+from cnnexport.parity.inputs import SIZES, SMALLEST, cases, is_open, sized
 from cnnexport.parity.layers import Call
 from cnnexport.parity.precision import Precision, lowest
 
@@ -52,12 +53,31 @@ def ask(
         if index == 0:
             ran = run(model, found, case.inputs, layers=layers, limit=LAYER_BYTES if keep_layers else 0)
             calls = ran.calls
-            answer = traced(model, found, case.inputs, fixed=batch is not None)
+            answer = traced(model, found, case.inputs, inputs, fixed=batch is not None)
         else:
             ran = answer(case.inputs)
         made.append(CaseAnswer(case, ran.outputs, ran.logits))
+    if is_open(inputs):
+        made += _other_sizes(answer, inputs, batch or 1, seed, value_range)
     effects = sensitivity.effects(model, found, made[0].case.inputs, seed=seed) if layers else {}
     return KerasAnswers(made, tuple(None if h is None else h.activation for h in found), calls, effects, asked(model))
+
+
+def _other_sizes(
+    answer: Callable[[Sequence[Array]], LiveRun], inputs: Sequence[Port], batch: int, seed: int,
+    value_range: tuple[float, float] | None,
+) -> list[CaseAnswer]:
+    """What Keras computes at other sizes than the usual one, of those that the network takes."""
+    def tried(size: tuple[int, int]) -> CaseAnswer | None:
+        case = sized(inputs, size, batch, seed, value_range)
+        try:
+            ran = answer(case.inputs)
+        except Exception:  # each layer refuses in its own words what it cannot take
+            return None
+        return CaseAnswer(case, ran.outputs, ran.logits) if all(y.size for y in ran.outputs) else None
+
+    least = next((found for size in SMALLEST if (found := tried((size, size))) is not None), None)
+    return [found for found in (least, *map(tried, SIZES)) if found is not None]
 
 
 def asked(model: Any) -> Precision:
@@ -143,9 +163,11 @@ def _arrays(results: Sequence[Any], before: Sequence[Any]) -> tuple[list[Array],
 
 
 def traced(
-    model: Any, heads: Sequence[Any], like: Sequence[Array], *, fixed: bool
+    model: Any, heads: Sequence[Any], like: Sequence[Array], ports: Sequence[Port], *, fixed: bool
 ) -> Callable[[Sequence[Array]], LiveRun]:
-    """``run`` as one TensorFlow graph, for arrays of the shapes of ``like`` and, unless ``fixed``, any batch.
+    """``run`` as one TensorFlow graph, for arrays of the shapes of ``like``, or of any size that ``ports`` leave open.
+
+    Unless the batch is ``fixed`` it may be any too.
 
     A graph gives the memory of a layer's output back once it was read, and takes no time between layers. It is not
     optimised: it computes what Keras does step by step, bit for bit. A model that makes no graph for any batch, or one
@@ -155,9 +177,10 @@ def traced(
     import tensorflow as tf
 
     specs = []
-    for array in like:
+    for array, port in zip(like, ports):
         tensor = keras.ops.convert_to_tensor(array[:1])
-        specs.append(tf.TensorSpec((len(array) if fixed else None, *tensor.shape[1:]), tensor.dtype))
+        sizes = [None if left is None else d for d, left in zip(tensor.shape[1:], port.shape[1:])]
+        specs.append(tf.TensorSpec((len(array) if fixed else None, *sizes), tensor.dtype))
     try:
         with _unoptimised():
             graph = tf.function(lambda *fed: call(model, heads, fed), autograph=False).get_concrete_function(*specs)
@@ -229,10 +252,12 @@ def _observed(
             # Constants beside one layer's output are no sources.
             sources = [made[id(x)] for x in inputs if id(x) in made]
             entry.source = sources[0] if len(sources) == 1 else None
+            entry.sources = tuple(sources)
             entry.weighted = bool(getattr(layer, "weights", None))
             activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
             entry.linear = activation == "linear"
             array = to_numpy(result)
+            entry.digest = zlib.crc32(array.tobytes())
             if len(inputs) == 1 and tuple(inputs[0].shape) == entry.shape and not entry.weighted:
                 entry.identity = inputs[0] is result or bool(np.array_equal(to_numpy(inputs[0]), array))
             entry.alive = any(bool(np.any(to_numpy(x))) for x in inputs) if entry.weighted else True

@@ -6,8 +6,9 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET
 
-from cnnexport.bundle.records import Parity, SensitivityFacts, ToleranceFacts
+from cnnexport.bundle.records import Parity, SensitivityFacts, StoredBounds, ToleranceFacts
 from cnnexport.parity.gate import Verdict
 from cnnexport.parity.inputs import BUDGET
 from cnnexport.parity.tolerances import PERTURBATION, Tolerance, tolerance
@@ -24,18 +25,30 @@ def record(
     # Probabilities have a bound of their own, which their logits set.
     behind = {(r.output, r.batch, r.kind) for r in results if r.level != "output"}
     telling = [r for r in results if r.level != "output" or (r.output, r.batch, r.kind) not in behind]
+    telling = [r for r in telling if not r.ill] or telling
     return Parity(
         passed=verdict.passed, reason=verdict.reason, model_sha256=sha256, versions=versions,
         batches=tuple(sorted({r.batch for r in results})), batch_budget_macs=BUDGET,
         kinds=tuple(dict.fromkeys(r.kind for r in results)), seed=seed,
         tolerance=ToleranceFacts(**asdict(allowed or tolerance()), reason=_REASON),
-        lower_precision=verdict.lower_precision,
+        lower_precision=verdict.lower_precision, optimiser=verdict.optimiser, stored=_stored(verdict) or UNSET,
         worst_error=_number(max((r.max_error for r in telling), default=float("inf"))),
         comparisons=tuple(map(_values, results)), layers=tuple(map(_values, verdict.layers)),
         first_diverging_layer=verdict.first_diverging,
         sensitivity=SensitivityFacts(
             perturbation=PERTURBATION, unit="standard deviations of Keras' output, root mean square",
             insensitive=verdict.insensitive, layers=tuple(map(_values, verdict.sensitivity))))
+
+
+def _stored(verdict: Verdict) -> StoredBounds | None:
+    """The bounds of the first case, which is stored: with Keras' own error, where its answer is no longer the truth."""
+    first = [c for c in verdict.comparisons if c.batch == verdict.comparisons[0].batch and c.kind == "image"]
+    told = [c for c in first if c.keras_error is not None]
+    if not told:
+        return None
+    return StoredBounds(
+        max_error=max((c.allowed_error or 0) + (c.keras_error or 0) for c in told),
+        rms_error=max((c.allowed_rms_error or 0) + (c.keras_rms_error or 0) for c in told))
 
 
 def _values(item: Any) -> dict[str, Any]:

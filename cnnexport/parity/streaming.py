@@ -46,7 +46,7 @@ def stream_layers(
             names = [n for n in dict.fromkeys(rows[layer].tensor for layer in group) if n in present]
             produced = exposed.run(session, [n for n in names if n], inputs, facts.inputs)
             mine = [row for row in mapped if row.holds in group]
-            for result in compare_layers(mine, calls, produced, criterion.tolerance, any_order=agree):
+            for result in compare_layers(mine, calls, produced, criterion.tolerance, agree=agree):
                 results[result.layer] = result
             left = [layer for layer in left if layer not in group]
     rest = compare_layers([row for row in mapped if row.layer not in results], {}, {}, criterion.tolerance)

@@ -46,14 +46,15 @@ class OrtSession:
     @classmethod
     def open(
         cls, source: str | os.PathLike[str] | bytes, *, provider: str = "cpu", threads: int | None = None,
-        options: Mapping[str, str] | None = None, profiled: bool = False,
+        options: Mapping[str, str] | None = None, profiled: bool = False, optimise: bool = True,
     ) -> OrtSession:
         """As ``Runtime.open``; ``source`` may be the model itself. Raises what ``session`` raises."""
         folder = None
         if profiled:
             folder = tempfile.TemporaryDirectory(prefix="cnnexport-", ignore_cleanup_errors=True)
         try:
-            raw = session(source, provider=provider, threads=threads, provider_options=options or None,
+            raw = session(source, provider=provider, threads=threads, optimise=optimise,
+                          provider_options=options or None,
                           profile=None if folder is None else os.path.join(folder.name, "profile"))
         except BaseException:
             if folder is not None:
@@ -138,10 +139,11 @@ class OnnxRuntime:
     def open(
         self, source: str | os.PathLike[str], *, provider: str = "cpu", threads: int | None = None,
         options: Mapping[str, str] | None = None, shapes: Mapping[str, Sequence[int]] | None = None, streams: int = 1,
-        profiled: bool = False,
+        profiled: bool = False, optimise: bool = True,
     ) -> OrtSession:
         """As ``Runtime.open``; nothing is compiled for shapes or streams."""
-        return OrtSession.open(source, provider=provider, threads=threads, options=options, profiled=profiled)
+        return OrtSession.open(source, provider=provider, threads=threads, options=options, profiled=profiled,
+                               optimise=optimise)
 
 
 def session(

@@ -1,0 +1,189 @@
+"""How exactly Keras itself computes: the same network in float64, or its answer to changes of the size of rounding.
+
+A bound that follows from a network's depth alone refuses right files of networks that lose digits: large means before
+a normalisation, sums over thousands of pixels, exponentials of large numbers. What Keras' own float32 loses is what any
+float32 may lose. It is asked only of what the bounds did not let pass, because float64 takes its time.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cnnexport.parity.answers import CaseAnswer, KerasAnswers
+from cnnexport.parity.comparison import Array
+from cnnexport.parity.layers import Call
+
+FLOAT64, ROUNDING = "float64", "rounding"
+_TURNS = 3
+"""Times that rounding is imitated: one draw may be lucky."""
+
+
+@dataclass(frozen=True)
+class Witness:
+    """One tensor twice: what it ought to be, and another computation of it that is as good as any in float32.
+
+    Of a truth in "float64" they are the network in float64 and Keras' answer; of one by "rounding" Keras' answer and
+    those with inputs and weights moved by half a unit in the last place. ``keras`` is Keras' answer of either.
+    """
+
+    keras: Array
+    truth: Array
+    others: tuple[Array, ...] = ()
+
+    def each(self, change: Callable[[Array], Array]) -> Witness:
+        """The same of what ``change`` makes of each array; Keras' answer alone where the truth is finite elsewhere."""
+        keras = change(self.keras)
+        if self.others and not np.array_equal(np.isfinite(self.truth), np.isfinite(self.keras)):
+            return Witness(keras, keras)
+        return Witness(keras, change(self.truth), tuple(map(change, self.others)))
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The witnesses of a model's outputs and logits, by case and output, and of its layers on the first case."""
+
+    how: str
+    outputs: Mapping[int, list[Witness]] = field(default_factory=dict)
+    logits: Mapping[int, list[Witness | None]] = field(default_factory=dict)
+    layers: Mapping[str, Witness] = field(default_factory=dict)
+
+
+Teller = Callable[[Sequence[int], Sequence[str]], Truth]
+"""Gives the truth of the cases with these numbers, and of these layers."""
+
+
+def teller(model: Any, heads: Sequence[Any], answers: KerasAnswers, *, dropped: bool = False) -> Teller:
+    """What asks ``model``, whose ``answers`` are known; ``heads`` are the final activations that were kept, unless they
+    were ``dropped`` from the model for the while.
+
+    A model that cannot be rebuilt in float64 (subclassed, a SavedModel, a layer that insists on its type) is asked how
+    it answers to changes of the size of rounding.
+    """
+    from cnnexport.keras_files import heads as endings
+
+    exact_once = functools.cache(lambda: _in_float64(model))
+
+    def tell(cases: Sequence[int], layers: Sequence[str]) -> Truth:
+        wanted = frozenset(layers)
+        numbers = sorted({*cases, *([0] if wanted else [])})
+        try:
+            exact = exact_once()
+            found = endings.heads(exact)
+            kept = [h if k is not None else None for h, k in zip(found, heads, strict=True)]
+            with endings.without(found) if dropped else nullcontext():
+                runs = {i: _run(exact, kept, _widened(answers.answers[i]), wanted if i == 0 else frozenset())
+                        for i in numbers}
+            return _by_float64(answers, runs)
+        except Exception:  # whatever a model's own code raises in another type than it was written for
+            return _by_rounding(model, heads, answers, numbers, wanted)
+
+    return tell
+
+
+def _run(model: Any, heads: Sequence[Any], inputs: Sequence[Array], wanted: frozenset[str]) -> Any:
+    from cnnexport.parity import live
+
+    return live.run(model, heads, inputs, layers=bool(wanted), wanted=wanted.__contains__)
+
+
+def _widened(answer: CaseAnswer) -> list[Array]:
+    return [a.astype(np.float64) if np.issubdtype(a.dtype, np.floating) else a for a in answer.case.inputs]
+
+
+def _by_float64(answers: KerasAnswers, runs: Mapping[int, Any]) -> Truth:
+    for i, run in runs.items():
+        for exact, said in zip(run.outputs, answers.answers[i].outputs, strict=True):
+            if exact.shape != said.shape or (np.issubdtype(said.dtype, np.floating) and exact.dtype != np.float64):
+                raise ValueError("this model does not compute in float64")
+    return Truth(
+        FLOAT64,
+        {i: [Witness(y, x, (y,)) for x, y in zip(run.outputs, answers.answers[i].outputs)] for i, run in runs.items()},
+        {i: [None if x is None or y is None else Witness(y, x, (y,))
+             for x, y in zip(run.logits, answers.answers[i].logits)] for i, run in runs.items()},
+        _layers(answers.calls, [runs[0].calls] if 0 in runs else [], exact=True))
+
+
+def _layers(known: Mapping[str, Call], runs: Sequence[Mapping[str, Call]], *, exact: bool) -> dict[str, Witness]:
+    found = {}
+    for path, call in known.items():
+        others = [o for run in runs if path in run and (o := run[path].output) is not None]
+        if call.output is None or not others or any(o.shape != call.output.shape for o in others):
+            continue
+        found[path] = (Witness(call.output, others[0], (call.output,)) if exact
+                       else Witness(call.output, call.output, tuple(others)))
+    return found
+
+
+def _in_float64(model: Any) -> Any:
+    """The same network with every layer in float64, its weights those of ``model``."""
+    import keras
+
+    def wide(layer: Any) -> Any:
+        return type(layer).from_config(_of_float64(layer.get_config()))
+
+    made = keras.models.clone_model(model, clone_function=wide, recursive=True)
+    ours, theirs = list(model.variables), list(made.variables)
+    if [tuple(v.shape) for v in ours] != [tuple(v.shape) for v in theirs]:
+        raise ValueError("the clone has other variables")
+    for old, new in zip(ours, theirs):
+        new.assign(keras.ops.convert_to_numpy(old).astype(new.dtype))
+    return made
+
+
+def _of_float64(config: Any) -> Any:
+    """A layer's configuration with every floating-point dtype, policy or input in it as float64."""
+    if isinstance(config, dict):
+        if config.get("class_name") in ("DTypePolicy", "FloatDTypePolicy"):
+            return "float64"
+        return {k: "float64" if k == "dtype" and str(v).startswith(("float", "bfloat", "mixed")) else _of_float64(v)
+                for k, v in config.items()}
+    return [_of_float64(v) for v in config] if isinstance(config, list) else config
+
+
+def _by_rounding(
+    model: Any, heads: Sequence[Any], answers: KerasAnswers, numbers: Sequence[int], wanted: frozenset[str]
+) -> Truth:
+    """Keras' answers beside those with weights and inputs moved at random by up to half a unit in the last place."""
+    rng = np.random.default_rng(0)
+    runs: dict[int, list[Any]] = {i: [] for i in numbers}
+    for _ in range(_TURNS):
+        with _moved(model, rng):
+            for i in numbers:
+                inputs = [_nudged(a, rng) for a in answers.answers[i].case.inputs]
+                runs[i].append(_run(model, heads, inputs, wanted if i == 0 else frozenset()))
+    return Truth(
+        ROUNDING,
+        {i: [Witness(y, y, tuple(r.outputs[k] for r in runs[i])) for k, y in enumerate(answers.answers[i].outputs)]
+         for i in numbers},
+        {i: [None if y is None else Witness(y, y, tuple(r.logits[k] for r in runs[i]))
+             for k, y in enumerate(answers.answers[i].logits)] for i in numbers},
+        _layers(answers.calls, [r.calls for r in runs.get(0, [])], exact=False))
+
+
+def _nudged(array: Array, rng: np.random.Generator) -> Array:
+    if not np.issubdtype(array.dtype, np.floating):
+        return array
+    half = np.finfo(array.dtype).eps / 2
+    moved: Array = (array * (1 + half * rng.uniform(-1, 1, array.shape))).astype(array.dtype)
+    return moved
+
+
+@contextmanager
+def _moved(model: Any, rng: np.random.Generator) -> Iterator[None]:
+    """The weights of ``model`` moved as rounding would while the block runs."""
+    import keras
+
+    before = [(v, keras.ops.convert_to_numpy(v)) for v in model.variables if str(v.dtype) in ("float32", "float64")]
+    try:
+        for variable, array in before:
+            variable.assign(_nudged(array, rng))
+        yield
+    finally:
+        for variable, array in before:
+            variable.assign(array)
