@@ -61,11 +61,13 @@ def cases(
     value_range: tuple[float, float] | None = None,
     batch: int | None = None,
     macs: int | None = None,
+    most: int = LARGEST,
 ) -> list[Case]:
     """The runs of one comparison. ``batch`` is the model's fixed batch size, ``macs`` its multiply-adds for one image.
 
     A dynamic model runs one image, two, a prime number of rows that are all the kinds of ``_probes`` and images
-    besides, the largest batch in the budget where that is more, and the non-finite rows.
+    besides, the largest batch in the budget where that is more, and the non-finite rows. No more than ``most`` rows
+    run at once, or two.
     """
     probes = _probes(ports, seed, value_range)
     broken = _non_finite(ports, seed, value_range)
@@ -77,13 +79,24 @@ def cases(
         return [Case(("image",) * batch, images(ports, batch, seed, value_range)), *made]
     prime = next(n for n in (5, 7, 11, 13, 17, 19, 23) if n >= len(probes))
     made = [Case(("image",) * n, images(ports, n, seed, value_range)) for n in (1, 2)]
-    made.append(_case(probes, ports, seed, value_range, prime))
-    largest = min(LARGEST, BUDGET // macs) if macs else 0
+    made += _parts(probes, ports, seed, value_range, prime, most)
+    largest = min(LARGEST, most, BUDGET // macs) if macs else 0
     if largest > prime:
         made.append(Case(("image",) * largest, images(ports, largest, seed, value_range)))
     if broken:
-        made.append(_case(broken, ports, seed, value_range, len(broken)))
+        made += _parts(broken, ports, seed, value_range, len(broken), most)
     return made
+
+
+def _parts(
+    rows: Sequence[_Row], ports: Sequence[Port], seed: int, value_range: tuple[float, float] | None, batch: int,
+    most: int,
+) -> list[Case]:
+    """``rows`` as one batch of that size, or as several where that is more than ``most``."""
+    if batch <= most:
+        return [_case(rows, ports, seed, value_range, batch)]
+    parts = [rows[start:start + most] for start in range(0, len(rows), most)]
+    return [_case(part, ports, seed, value_range, len(part)) for part in parts]
 
 
 SIZES = ((33, 65), (48, 40), (37, 53), (160, 144))

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+import weakref
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,8 +23,11 @@ from cnnexport.parity.inputs import SIZES, SMALLEST, cases, is_open, sized
 from cnnexport.parity.layers import Call
 from cnnexport.parity.precision import Precision, lowest
 
-LAYER_BYTES = 1 << 30
+LAYER_BYTES = 1 << 29
 """Layer outputs kept for one comparison at conversion; what is above waits for ``verify --layers``."""
+
+ROW_BYTES = 128 << 20
+"""The largest output of a layer for one batch: of a network of large images fewer rows are run at once."""
 
 
 def ask(
@@ -49,13 +54,15 @@ def ask(
     found = heads.heads(model) if kept_heads is None else list(kept_heads)
     made: list[CaseAnswer] = []
     calls: dict[str, Call] = {}
-    for index, case in enumerate(cases(inputs, seed=seed, value_range=value_range, batch=batch, macs=macs)):
-        if index == 0:
-            ran = run(model, found, case.inputs, layers=layers, limit=LAYER_BYTES if keep_layers else 0)
-            calls = ran.calls
-            answer = traced(model, found, case.inputs, inputs, fixed=batch is not None)
-        else:
-            ran = answer(case.inputs)
+    first, *_ = cases(inputs, seed=seed, value_range=value_range, batch=batch, macs=macs, most=1)
+    ran = run(model, found, first.inputs, layers=layers, limit=LAYER_BYTES if keep_layers else 0)
+    calls = ran.calls
+    made.append(CaseAnswer(first, ran.outputs, ran.logits))
+    answer = traced(model, found, first.inputs, inputs, fixed=batch is not None)
+    widest = max((4 * math.prod(c.shape[1:]) for c in calls.values() if c.shape), default=1)
+    for case in cases(inputs, seed=seed, value_range=value_range, batch=batch, macs=macs,
+                      most=max(ROW_BYTES // max(widest, 1), 1))[1:]:
+        ran = answer(case.inputs)
         made.append(CaseAnswer(case, ran.outputs, ran.logits))
     if is_open(inputs):
         made += _other_sizes(answer, inputs, batch or 1, seed, value_range)
@@ -233,8 +240,7 @@ def _observed(
 
     from cnnexport.conversion.trace import is_leaf, is_operation, named_operations
 
-    made: dict[int, str] = {}
-    kept: list[Any] = []  # while the run lasts, so that no two tensors share an id
+    made: dict[int, str] = {}  # by the tensor's id, while it lives
     total = 0
 
     def observed(path: str, layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -244,7 +250,6 @@ def _observed(
             entry = calls.setdefault(path, Call(path, type(layer).__name__))
             entry.count += 1
             inputs = [x for x in keras.tree.flatten((args, kwargs)) if hasattr(x, "shape") and hasattr(x, "dtype")]
-            kept.extend([*inputs, result])
             if not hasattr(result, "shape") or isinstance(result, (list, tuple, dict)):
                 entry.shape = None
                 return result
@@ -265,6 +270,8 @@ def _observed(
             if wanted(path) and (limit is None or total + array.nbytes <= limit):
                 entry.output = array
                 total += array.nbytes
+            if id(result) not in made:
+                weakref.finalize(result, made.pop, id(result), None)
             made[id(result)] = path
             return result
 
