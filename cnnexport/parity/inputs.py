@@ -101,7 +101,7 @@ def _parts(
 
 SIZES = ((33, 65), (48, 40), (37, 53), (160, 144))
 """Heights and widths at which a network that leaves them open is tried too: odd, even, prime, large; none square."""
-SMALLEST = (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 16, 24, 32, 48)
+SMALLEST = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 """Sizes of which the first that the network takes is tried."""
 
 

@@ -65,23 +65,30 @@ def ask(
         ran = answer(case.inputs)
         made.append(CaseAnswer(case, ran.outputs, ran.logits))
     if is_open(inputs):
-        made += _other_sizes(answer, inputs, batch or 1, seed, value_range)
+        made += _other_sizes(model, found, inputs, batch or 1, seed, value_range)
     effects = sensitivity.effects(model, found, made[0].case.inputs, seed=seed) if layers else {}
     return KerasAnswers(made, tuple(None if h is None else h.activation for h in found), calls, effects, asked(model))
 
 
 def _other_sizes(
-    answer: Callable[[Sequence[Array]], LiveRun], inputs: Sequence[Port], batch: int, seed: int,
+    model: Any, heads: Sequence[Any], inputs: Sequence[Port], batch: int, seed: int,
     value_range: tuple[float, float] | None,
 ) -> list[CaseAnswer]:
     """What Keras computes at other sizes than the usual one, of those that the network takes."""
+    import keras
+    import tensorflow as tf
+
     def tried(size: tuple[int, int]) -> CaseAnswer | None:
         case = sized(inputs, size, batch, seed, value_range)
+        specs = [tf.TensorSpec(a.shape, p.dtype) for a, p in zip(case.inputs, inputs)]
         try:
-            ran = answer(case.inputs)
+            # Only inference of shapes refuses a window without a pixel: kernels may answer it with whatever lies there.
+            with _unoptimised():
+                graph = tf.function(lambda *fed: call(model, heads, fed), autograph=False).get_concrete_function(*specs)
+                outputs, logits = _arrays(*graph(*(keras.ops.convert_to_tensor(a) for a in case.inputs)))
         except Exception:  # each layer refuses in its own words what it cannot take
             return None
-        return CaseAnswer(case, ran.outputs, ran.logits) if all(y.size for y in ran.outputs) else None
+        return CaseAnswer(case, outputs, logits) if all(y.size for y in outputs) else None
 
     least = next((found for size in SMALLEST if (found := tried((size, size))) is not None), None)
     return [found for found in (least, *map(tried, SIZES)) if found is not None]

@@ -28,8 +28,9 @@ _TURNS = 3
 class Witness:
     """One tensor twice: what it ought to be, and another computation of it that is as good as any in float32.
 
-    Of a truth in "float64" they are the network in float64 and Keras' answer; of one by "rounding" Keras' answer and
-    those with inputs and weights moved by half a unit in the last place. ``keras`` is Keras' answer of either.
+    The others are Keras' answers with inputs and weights moved by up to half a unit in the last place. Of a truth in
+    "float64" that is the network in float64, and Keras' own answer one more of the others: a single one may be lucky.
+    Of one by "rounding" the truth is Keras' answer. ``keras`` is Keras' answer of either.
     """
 
     keras: Array
@@ -72,6 +73,7 @@ def teller(model: Any, heads: Sequence[Any], answers: KerasAnswers, *, dropped: 
     def tell(cases: Sequence[int], layers: Sequence[str]) -> Truth:
         wanted = frozenset(layers)
         numbers = sorted({*cases, *([0] if wanted else [])})
+        rounded = _by_rounding(model, heads, answers, numbers, wanted)
         try:
             exact = exact_once()
             found = endings.heads(exact)
@@ -79,9 +81,9 @@ def teller(model: Any, heads: Sequence[Any], answers: KerasAnswers, *, dropped: 
             with endings.without(found) if dropped else nullcontext():
                 runs = {i: _run(exact, kept, _widened(answers.answers[i]), wanted if i == 0 else frozenset())
                         for i in numbers}
-            return _by_float64(answers, runs)
+            return _sharper(rounded, runs)
         except Exception:  # whatever a model's own code raises in another type than it was written for
-            return _by_rounding(model, heads, answers, numbers, wanted)
+            return rounded
 
     return tell
 
@@ -96,28 +98,21 @@ def _widened(answer: CaseAnswer) -> list[Array]:
     return [a.astype(np.float64) if np.issubdtype(a.dtype, np.floating) else a for a in answer.case.inputs]
 
 
-def _by_float64(answers: KerasAnswers, runs: Mapping[int, Any]) -> Truth:
-    for i, run in runs.items():
-        for exact, said in zip(run.outputs, answers.answers[i].outputs, strict=True):
-            if exact.shape != said.shape or (np.issubdtype(said.dtype, np.floating) and exact.dtype != np.float64):
-                raise ValueError("this model does not compute in float64")
+def _sharper(rounded: Truth, runs: Mapping[int, Any]) -> Truth:
+    """The same witnesses with what the ``runs`` in float64 say as the truth."""
+    def sharp(witness: Witness, exact: Array | None) -> Witness:
+        floating = np.issubdtype(witness.keras.dtype, np.floating)
+        if exact is None or exact.shape != witness.keras.shape or (floating and exact.dtype != np.float64):
+            raise ValueError("this model does not compute in float64")
+        return Witness(witness.keras, exact, (witness.keras, *witness.others))
+
+    calls = runs[0].calls if 0 in runs else {}
     return Truth(
         FLOAT64,
-        {i: [Witness(y, x, (y,)) for x, y in zip(run.outputs, answers.answers[i].outputs)] for i, run in runs.items()},
-        {i: [None if x is None or y is None else Witness(y, x, (y,))
-             for x, y in zip(run.logits, answers.answers[i].logits)] for i, run in runs.items()},
-        _layers(answers.calls, [runs[0].calls] if 0 in runs else [], exact=True))
-
-
-def _layers(known: Mapping[str, Call], runs: Sequence[Mapping[str, Call]], *, exact: bool) -> dict[str, Witness]:
-    found = {}
-    for path, call in known.items():
-        others = [o for run in runs if path in run and (o := run[path].output) is not None]
-        if call.output is None or not others or any(o.shape != call.output.shape for o in others):
-            continue
-        found[path] = (Witness(call.output, others[0], (call.output,)) if exact
-                       else Witness(call.output, call.output, tuple(others)))
-    return found
+        {i: [sharp(w, x) for w, x in zip(rounded.outputs[i], run.outputs, strict=True)] for i, run in runs.items()},
+        {i: [None if w is None else sharp(w, x) for w, x in zip(rounded.logits[i], run.logits, strict=True)]
+         for i, run in runs.items()},
+        {path: sharp(w, calls[path].output) for path, w in rounded.layers.items()})
 
 
 def _in_float64(model: Any) -> Any:
@@ -163,7 +158,16 @@ def _by_rounding(
          for i in numbers},
         {i: [None if y is None else Witness(y, y, tuple(r.logits[k] for r in runs[i]))
              for k, y in enumerate(answers.answers[i].logits)] for i in numbers},
-        _layers(answers.calls, [r.calls for r in runs.get(0, [])], exact=False))
+        _layers(answers.calls, [r.calls for r in runs.get(0, [])]))
+
+
+def _layers(known: Mapping[str, Call], runs: Sequence[Mapping[str, Call]]) -> dict[str, Witness]:
+    found = {}
+    for path, call in known.items():
+        others = [o for run in runs if path in run and (o := run[path].output) is not None]
+        if call.output is not None and others and all(o.shape == call.output.shape for o in others):
+            found[path] = Witness(call.output, call.output, tuple(others))
+    return found
 
 
 def _nudged(array: Array, rng: np.random.Generator) -> Array:
