@@ -30,7 +30,7 @@ _POLL_SECONDS = 0.2
 _MEMORY_SHARE = 0.9
 _STORAGE = "cnnexport-work-"
 _SETTLED_SECONDS = 10.0
-_SIZE, _HEARD, _STEP, _PLACES = 1 << 16, 8, 16, 16 + 4096
+_SIZE, _HEARD, _CONCLUDED, _STEP, _PLACES = 1 << 16, 8, 9, 16, 16 + 4096
 _NATIVE = {"SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP"}
 
 
@@ -65,6 +65,15 @@ class Board:
     @heard.setter
     def heard(self, value: bool) -> None:
         self._map[_HEARD] = int(value)
+
+    @property
+    def concluded(self) -> bool:
+        """Whether the child's work came to its end; where it did not, a library left the process."""
+        return self._map[_CONCLUDED] != 0
+
+    @concluded.setter
+    def concluded(self, value: bool) -> None:
+        self._map[_CONCLUDED] = int(value)
 
     @property
     def step(self) -> str:
@@ -237,8 +246,10 @@ def _work(work: Callable[[], int], board: Board, storage: Path | None, parent: i
         interrupts.take_signals(heard)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts.NUMBERS)
         code = work()
+        board.concluded = True
     except interrupts.Interrupted:
         code = INTERRUPTED
+        board.concluded = True
     finally:
         # A library that crashes at its own end must not spoil what is done.
         interrupts.leave(code)
@@ -307,6 +318,11 @@ def _watch(child: int, alive: int, board: Board) -> int | Exception:
     if code >= 0:
         if came and code != INTERRUPTED:
             return StoppedError("interrupted, when the command had come to its end")
+        if not board.concluded:
+            during = f" during: {board.step}" if board.step else ""
+            return EndedError(f"a library left the process with exit code {code}{during}; nothing half-written was "
+                              "left. Most likely too little memory: try a smaller model or batch, or a machine with "
+                              "more")
         return code
     if error is None:
         stopped = StoppedError(f"interrupted during: {board.step}" if board.step else "interrupted")

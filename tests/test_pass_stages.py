@@ -93,7 +93,7 @@ def run(model):
 
 
 def test_every_pass_over_three_networks(translated):
-    changed = {}
+    changed: dict = {}
     for name, proto in translated.items():
         model = ir.from_proto(proto)
         before = run(model)
@@ -169,6 +169,19 @@ def test_a_condition_can_fail(name):
         getattr(conditions, name.split(",")[0])(made)
 
 
+@pytest.mark.parametrize(("condition", "text"), [
+    (conditions.regrouped, "(float[n] x, int64[2] k) => (y) <float[2,3] u> "
+                           "{ r = Reshape(x, k) u = Reshape(r, k) y = Relu(u) }"),
+    (conditions.settled, "(float[2,3] x) => (t) { t = Transpose<perm=[0,1]>(x) }"),
+    (conditions.folded, "(float[1,4,2,2] x, float[4,4,1,1] w, float[4] a) => (y) "
+                        "{ c = Conv(x, w) y = BatchNormalization(c, a, a, a, a) }"),
+    (conditions.named_apart, "(float[1,4,4] x) => (y) "
+                             "{ y, , = LSTM<hidden_size=2>(x, x, x) z, , = LSTM<hidden_size=2>(x, x, x) }"),
+])
+def test_a_condition_holds_of_what_cannot_be_otherwise(condition, text):
+    condition(graph(text))
+
+
 def test_every_condition_is_planted_and_asked():
     asked = {c for stage in passes.STAGES for c in (*stage.before, *stage.after)}
     assert {c.__name__ for c in asked} == {name.split(",")[0] for name in PLANTED}
@@ -178,7 +191,7 @@ def test_every_condition_is_planted_and_asked():
 def test_a_broken_condition_names_stage_pass_and_condition(monkeypatch, name):
     from cnnexport.errors import describe
 
-    class Spoiling(ir.passes.InPlacePass):
+    class Spoiling(ir.passes.InPlacePass):  # type: ignore[name-defined]
         def call(self, model):
             spoilt = planted(name)[0]
             model.graph = spoilt

@@ -12,7 +12,7 @@ ort = pytest.importorskip("onnxruntime")
 ir = pytest.importorskip("onnx_ir")
 
 from cnnexport.conversion import passes  # noqa: E402
-from cnnexport.conversion.passes import crops, fold_constants, names, regroup, reshape, transposes  # noqa: E402
+from cnnexport.conversion.passes import crops, fold_constants, names, regroup, reshape, rewriting, transposes  # noqa: E402
 from cnnexport.conversion.passes.shapes import InferShapes  # noqa: E402
 
 RNG = np.random.default_rng(0)
@@ -266,6 +266,41 @@ def test_transposes_rise_to_the_input_and_sink_to_the_output():
     assert [n.op_type for n in model.graph] == ["Transpose", "Pad", "Conv", "Relu", "Transpose"]
 
 
+LAST, FIRST = "t = Transpose<perm=[0,2,3,1]>(c)", "y = Transpose<perm=[0,3,1,2]>"
+
+
+@pytest.mark.parametrize(("inputs", "lines", "arrays", "left"), [
+    # Up to an input, or not at all
+    ("float[batch,6,6,4] x", f"c = Relu(x) {FIRST}(c)", {}, ["Transpose", "Relu"]),
+    ("float[batch,36,4] x", f"c = Relu(x) r = Reshape(c, k) {FIRST}(r)", {"k": np.array([-1, 6, 6, 4])},
+     ["Transpose", "Relu", "Reshape"]),
+    ("float[batch,36,4] x", f"c = Relu(x) z = Exp(c) r = Reshape(c, k) {FIRST}(r)", {"k": np.array([-1, 6, 6, 4])},
+     ["Relu", "Exp", "Reshape", "Transpose"]),
+    ("float[batch,8] x", f"c = Softmax(x) r = Reshape(c, k) {FIRST}(r)", {"k": np.array([-1, 1, 1, 8])},
+     ["Softmax", "Reshape"]),
+    # Through the Reshapes of a shuffle of channels
+    ("float[batch,4,6,6] x", f"c = Softmax(x) {LAST} a = Reshape(t, k) s = Transpose<perm=[0,1,2,4,3]>(a) "
+     f"r = Reshape(s, j) {FIRST}(r)", {"k": np.array([-1, 6, 6, 2, 2]), "j": np.array([-1, 6, 6, 4])},
+     ["Softmax", "Reshape", "Transpose", "Reshape"]),
+    # Beside what comes from an input, or from elsewhere
+    ("float[batch,4,6,6] x, float[batch,6,6,4] v", f"c = Relu(x) {LAST} u = Relu(v) r = Add(t, u) {FIRST}(r)", {},
+     ["Relu", "Transpose", "Relu", "Add"]),
+    ("float[batch,4,6,6] x, float[batch,6,6,4] v", f"c = Relu(x) {LAST} u = Mul(v, v) r = Add(t, u) {FIRST}(r)", {},
+     ["Relu", "Transpose", "Mul", "Add", "Transpose"]),
+])
+def test_transposes_settle(inputs, lines, arrays, left):
+    outputs = "(float[a,b,c,d] y, float[e,f,g] z)" if " z = " in lines else "(float[a,b,c,d] y)"
+    model = build(f"({inputs}) => {outputs} {{ {lines} }}", **arrays)
+    apply(model, passes.SettleTransposes())
+    assert [n.op_type for n in model.graph] == left
+    assert not passes.SettleTransposes()(model).modified
+
+
+def test_a_transpose_of_ones_at_a_port_stays():
+    model = build("(float[batch,1,1,8] x) => (float[a,b,c,d] y) { t = Transpose<perm=[0,2,1,3]>(x) y = Relu(t) }")
+    assert apply(model, passes.TransposesOfOnes()) == {"Transpose": 1, "Relu": 1}
+
+
 def test_a_dense_on_a_sequence_is_a_convolution():
     text = """(float[batch,4,6] x) => (float[batch,5,6] y)
         { r = Relu(x) t = Transpose<perm=[0,2,1]>(r) m = MatMul(t, w) y = Transpose<perm=[0,2,1]>(m) }"""
@@ -300,7 +335,7 @@ def test_regroup(source, perm, target, expected):
     assert found == expected
     if found is not None:
         x = np.arange(np.prod(source)).reshape(source)
-        assert (x.transpose(perm).reshape(target) == x.reshape(found[0]).transpose(found[1])).all()
+        assert (x.transpose(perm).reshape(target) == x.reshape(found[0]).transpose(found[1])).all()  # type: ignore[arg-type]
 
 
 def test_shapes_and_what_they_decide():
@@ -314,6 +349,16 @@ def test_shapes_and_what_they_decide():
     assert [str(d) for d in model.graph.outputs[0].shape] == ["batch", "8", "3"]
     # What the batch itself decides stays for run time.
     assert "ConstantOfShape" in [n.op_type for n in model.graph]
+
+
+def test_onnx_alone_loses_the_batch():
+    """Why shapes are inferred on numbers: behind a Reshape to -1 the batch has no name, nor what follows from it."""
+    text = "(float[batch,6,4] x) => (y) { r = Reshape(x, k) y = MatMul(r, w) }"
+    model = build(text, k=np.array([-1, 24]), w=floats(24, 5))
+    alone = onnx.shape_inference.infer_shapes(ir.to_proto(model), data_prop=True).graph.output[0]
+    assert alone.type.tensor_type.shape.dim[0].dim_param != "batch"
+    InferShapes()(model)
+    assert [str(d) for d in model.graph.outputs[0].shape] == ["batch", "5"]
 
 
 def test_what_is_written_names_no_size_but_the_batch():
@@ -331,6 +376,16 @@ def test_a_multiple_of_the_batch_is_named_so():
     model = build("(float[batch,3,4] x) => (float[n,4] y) { y = Reshape(x, s) }", s=np.array([-1, 4]))
     apply(model)
     assert [str(d) for d in model.graph.outputs[0].shape] == ["3*batch", "4"]
+
+
+@pytest.mark.parametrize(("found", "source", "target"), [
+    (["batch", 4], ["batch", 2, 2], [-1, 4]), (["batch", "n", 4], ["batch", "n", 2, 2], [0, -1, 4]),
+    (["batch", 4, "n"], ["batch", 4, "n", 1], [0, 4, -1]), (["n", "batch"], ["batch", "n"], None),
+    ([0, 2], [2, 0], None), ([4, "batch", "n"], [4, "batch", "n"], [4, 0, -1]),
+])
+def test_targets_of_reshapes(found, source, target):
+    told = rewriting.target_of(ir.Shape(found).dims, ir.Shape(source).dims)
+    assert (None if told is None else told.tolist()) == target
 
 
 def test_reshapes_join_and_vanish_unless_two_sizes_are_open():

@@ -26,6 +26,8 @@ class Boom(keras.layers.Layer):
     def call(self, x):
         if os.environ["BOOM"] == "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
+        if os.environ["BOOM"] == "exit":
+            os._exit(1)  # as OpenBLAS does where memory lacks
         if os.environ["BOOM"] == "memory":
             held = []
             while True:
@@ -65,7 +67,7 @@ def _surroundings(folder: Path) -> dict[str, str]:
     return {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}
 
 
-@pytest.mark.parametrize("what,word", [("crash", "SIGSEGV"), ("memory", "memory")])
+@pytest.mark.parametrize("what,word", [("crash", "SIGSEGV"), ("memory", "memory"), ("exit", "exit code 1")])
 def test_the_death_of_native_code_is_told_and_leaves_nothing(boom: Path, tmp_path: Path, what: str, word: str) -> None:
     surroundings = _surroundings(tmp_path)
     done = run("convert", boom / "boom.keras", "--custom-objects", boom / "boom.py", "-o", "exported/b", "--json",

@@ -99,7 +99,8 @@ def fold(model: ir.Model) -> ir.Model:
                 raise ir.passes.PassError(f"{place}: {type(error).__name__}: {error}") from error
             # What every pass keeps is asked of each, so that the one that broke it is named.
             _check(model, (ordered,) if changed else (), place, ir.passes.PostconditionError)
-        _check(model, stage.after, f"after stage '{stage.name}' (pass {one.__name__})", ir.passes.PostconditionError)
+        _check(model, stage.after, f"after stage '{stage.name}' (last pass {one.__name__})",
+               ir.passes.PostconditionError)
     return model
 
 

@@ -16,10 +16,10 @@ from cnnexport.conversion.passes.rewriting import (
     BINARY,
     ELEMENTWISE,
     Array,
+    NodePass,
     add_initializer,
     constant,
     known_shape,
-    nodes,
     read,
     remove_unused,
     sizes,
@@ -27,37 +27,33 @@ from cnnexport.conversion.passes.rewriting import (
 )
 
 
-class PermuteDenseAfterFlatten(ir.passes.InPlacePass):
-    """See the module."""
+class PermuteDenseAfterFlatten(NodePass):
+    ops = ("Reshape",)
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        graph = model.graph
-        modified = False
-        for node in nodes(graph, "Reshape"):
-            found, final = transposed(node.inputs[0]), sizes(node.outputs[0])
-            if found is None or final is None:
-                continue
-            perm, source = found
-            shape = sizes(source)
-            if shape is None or perm[0] != 0 or len(final) != 2 or final[0] != shape[0]:
-                continue
-            inner = [d for d in shape[1:] if isinstance(d, int)]
-            if len(inner) + 1 < len(shape):
-                continue
-            # order[i]: where feature i of the NHWC flattening lies in the NCHW one.
-            places = np.arange(int(np.prod(inner))).reshape(inner)
-            order = np.transpose(places, [p - 1 for p in perm[1:]]).reshape(-1)
-            edits: list[tuple[ir.Node, int, Array]] = []
-            if not _collect(node.outputs[0], np.argsort(order), edits):
-                continue
-            for reader, place, array in edits:
-                reader.replace_input_with(place, add_initializer(graph, array, f"{reader.name}__{place}"))
-            transpose = read(node).producer()
-            assert transpose is not None
-            node.replace_input_with(0, source)
-            remove_unused(graph, transpose)
-            modified = True
-        return ir.passes.PassResult(model, modified)
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        found, final = transposed(node.inputs[0]), sizes(node.outputs[0])
+        if found is None or final is None:
+            return False
+        perm, source = found
+        shape = sizes(source)
+        if shape is None or perm[0] != 0 or len(final) != 2 or final[0] != shape[0]:
+            return False
+        inner = [d for d in shape[1:] if isinstance(d, int)]
+        if len(inner) + 1 < len(shape):
+            return False
+        # order[i]: where feature i of the NHWC flattening lies in the NCHW one.
+        places = np.arange(int(np.prod(inner))).reshape(inner)
+        order = np.transpose(places, [p - 1 for p in perm[1:]]).reshape(-1)
+        edits: list[tuple[ir.Node, int, Array]] = []
+        if not _collect(node.outputs[0], np.argsort(order), edits):
+            return False
+        for reader, place, array in edits:
+            reader.replace_input_with(place, add_initializer(graph, array, f"{reader.name}__{place}"))
+        transpose = read(node).producer()
+        assert transpose is not None
+        node.replace_input_with(0, source)
+        remove_unused(graph, transpose)
+        return True
 
 
 def _collect(value: ir.Value, order: Array, edits: list[tuple[ir.Node, int, Array]]) -> bool:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from cnnexport.conversion.passes.rewriting import (
     Array,
+    NodePass,
     add_initializer,
     bypass,
     constant,
@@ -20,7 +21,6 @@ from cnnexport.conversion.passes.rewriting import (
     given,
     known_shape,
     made_alone,
-    nodes,
     read,
 )
 
@@ -56,58 +56,50 @@ def _per_channel(node: ir.Node, array: Array, kernel: Array, channels: int) -> A
     return np.broadcast_to(spread.reshape(-1), (channels,))
 
 
-class FoldAffine(ir.passes.InPlacePass):
-    """See the module."""
+class FoldAffine(NodePass):
+    ops = ("Add", "Sub", "Mul", "Div")
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        graph = model.graph
-        modified = False
-        for node in nodes(graph, "Add", "Sub", "Mul", "Div"):
-            modified = _fold(graph, node) or modified
-        return ir.passes.PassResult(model, modified)
-
-
-def _fold(graph: ir.Graph, node: ir.Node) -> bool:
-    first, second = (constant(v) for v in node.inputs)
-    constant_first = first is not None
-    source, array = (read(node, 1), first) if constant_first else (read(node), second)
-    linear = made_alone(source, "Add", *LINEAR)
-    if linear is None or array is None or not np.issubdtype(array.dtype, np.floating):
-        return False
-    bias_node: ir.Node | None = None
-    if linear.op_type == "Add":
-        # A Dense on more than two axes: MatMul, then its bias.
-        bias_node = linear
-        found = [m for v in bias_node.inputs if (m := made_alone(v, "MatMul")) is not None]
-        if not found:
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        first, second = (constant(v) for v in node.inputs)
+        constant_first = first is not None
+        source, array = (read(node, 1), first) if constant_first else (read(node), second)
+        linear = made_alone(source, "Add", *LINEAR)
+        if linear is None or array is None or not np.issubdtype(array.dtype, np.floating):
             return False
-        linear = found[0]
-    elif linear.op_type == "MatMul" and node.op_type in ("Add", "Sub"):
-        return False  # this is the bias itself
-    axis = channel_axis_of_kernel(linear)
-    kernel = constant(linear.inputs[1])
-    if axis is None or kernel is None or (linear.op_type == "MatMul" and kernel.ndim != 2):
-        return False
-    channels = kernel.shape[axis]
-    values = _per_channel(linear, array, kernel, channels)
-    if values is None:
-        return False
-
-    scale: Array | None = None
-    shift: Array | None = None
-    if node.op_type == "Mul":
-        scale = values
-    elif node.op_type == "Div":
-        if constant_first:
+        bias_node: ir.Node | None = None
+        if linear.op_type == "Add":
+            # A Dense on more than two axes: MatMul, then its bias.
+            bias_node = linear
+            found = [m for v in bias_node.inputs if (m := made_alone(v, "MatMul")) is not None]
+            if not found:
+                return False
+            linear = found[0]
+        elif linear.op_type == "MatMul" and node.op_type in ("Add", "Sub"):
+            return False  # this is the bias itself
+        axis = channel_axis_of_kernel(linear)
+        kernel = constant(linear.inputs[1])
+        if axis is None or kernel is None or (linear.op_type == "MatMul" and kernel.ndim != 2):
             return False
-        scale = (1.0 / values.astype(np.float64)).astype(values.dtype)
-    elif node.op_type == "Add":
-        shift = values
-    elif constant_first:
-        scale, shift = -np.ones(channels, values.dtype), values
-    else:
-        shift = -values
-    return _apply(graph, node, linear, bias_node, kernel, axis, scale, shift)
+        channels = kernel.shape[axis]
+        values = _per_channel(linear, array, kernel, channels)
+        if values is None:
+            return False
+
+        scale: Array | None = None
+        shift: Array | None = None
+        if node.op_type == "Mul":
+            scale = values
+        elif node.op_type == "Div":
+            if constant_first:
+                return False
+            scale = (1.0 / values.astype(np.float64)).astype(values.dtype)
+        elif node.op_type == "Add":
+            shift = values
+        elif constant_first:
+            scale, shift = -np.ones(channels, values.dtype), values
+        else:
+            shift = -values
+        return _apply(graph, node, linear, bias_node, kernel, axis, scale, shift)
 
 
 def _apply(

@@ -7,24 +7,20 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from cnnexport.conversion.passes.rewriting import BATCH, bypass, constant, nodes, read, unit_steps
+from cnnexport.conversion.passes.rewriting import BATCH, NodePass, bypass, constant, read, unit_steps
 
 
-class DropIdentities(ir.passes.InPlacePass):
-    """See the module."""
+class DropIdentities(NodePass):
+    ops = ("Cast", "Pad", "Slice", "Expand", "Tile")
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        graph = model.graph
-        modified = False
-        for node in nodes(graph, "Cast", "Pad", "Slice", "Expand", "Tile"):
-            source = read(node)
-            if not _same(node, source):
-                continue
-            if node.outputs[0].is_graph_output() and (source.producer() is None or source.is_graph_output()):
-                continue
-            bypass(graph, node, source)
-            modified = True
-        return ir.passes.PassResult(model, modified)
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        source = read(node)
+        if not _same(node, source):
+            return False
+        if node.outputs[0].is_graph_output() and (source.producer() is None or source.is_graph_output()):
+            return False
+        bypass(graph, node, source)
+        return True
 
 
 def _same(node: ir.Node, source: ir.Value) -> bool:

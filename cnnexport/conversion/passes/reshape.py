@@ -11,12 +11,12 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from cnnexport.conversion.passes.rewriting import (
+    NodePass,
     add_initializer,
     bypass,
     constant,
     insert,
     maker,
-    nodes,
     read,
     remove_unused,
     sizes,
@@ -26,49 +26,43 @@ from cnnexport.conversion.passes.rewriting import (
 REGROUPING = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 
 
-class StaticReshape(ir.passes.InPlacePass):
-    """See the module."""
+class StaticReshape(NodePass):
+    ops = tuple(REGROUPING)
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        graph = model.graph
-        modified = False
-        for node in nodes(graph, *REGROUPING):
-            source, final = read(node), sizes(node.outputs[0])
-            before = maker(source, *REGROUPING)
-            if before is not None:
-                source = read(before)
-            start = sizes(source)
-            target = None if start is None or final is None else target_of(final, start)
-            if target is None:
-                continue
-            if before is None and node.op_type == "Reshape" and constant(node.inputs[1]) is not None:
-                continue
-            output = source
-            if start != final:
-                shape = add_initializer(graph, target, f"{node.name}__shape")
-                output = insert(graph, node, "Reshape", [source, shape])
-                output.shape = node.outputs[0].shape
-            elif node.outputs[0].is_graph_output() and source.producer() is None:
-                continue
-            bypass(graph, node, output)
-            if before is not None:
-                remove_unused(graph, before)
-            modified = True
-        return ir.passes.PassResult(model, modified)
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        source, final = read(node), sizes(node.outputs[0])
+        before = maker(source, *REGROUPING)
+        if before is not None:
+            source = read(before)
+        start = sizes(source)
+        target = None if start is None or final is None else target_of(final, start)
+        if target is None:
+            return False
+        if before is None and node.op_type == "Reshape" and constant(node.inputs[1]) is not None:
+            return False
+        output = source
+        if start != final:
+            shape = add_initializer(graph, target, f"{node.name}__shape")
+            output = insert(graph, node, "Reshape", [source, shape])
+            output.shape = node.outputs[0].shape
+        elif node.outputs[0].is_graph_output() and source.producer() is None:
+            return False
+        bypass(graph, node, output)
+        if before is not None:
+            remove_unused(graph, before)
+        return True
 
 
-class SayFlatten(ir.passes.InPlacePass):
+class SayFlatten(NodePass):
     """Write a Reshape that flattens all features of each item as Flatten."""
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        graph = model.graph
-        modified = False
-        for node in nodes(graph, "Reshape"):
-            source, final = sizes(node.inputs[0]), sizes(node.outputs[0])
-            if source is None or final is None or len(final) != 2 or source[0] != final[0]:
-                continue
-            output = insert(graph, node, "Flatten", [node.inputs[0]], {"axis": 1})
-            output.shape = node.outputs[0].shape
-            bypass(graph, node, output)
-            modified = True
-        return ir.passes.PassResult(model, modified)
+    ops = ("Reshape",)
+
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        source, final = sizes(node.inputs[0]), sizes(node.outputs[0])
+        if source is None or final is None or len(final) != 2 or source[:1] != final[:1]:
+            return False
+        output = insert(graph, node, "Flatten", [node.inputs[0]], {"axis": 1})
+        output.shape = node.outputs[0].shape
+        bypass(graph, node, output)
+        return True

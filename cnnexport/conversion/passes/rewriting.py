@@ -37,6 +37,20 @@ def nodes(graph: ir.Graph, *ops: str) -> Iterator[ir.Node]:
             yield node
 
 
+class NodePass(ir.passes.InPlacePass):
+    """A pass that looks at each node of some operators by itself; its module says what it makes of them."""
+
+    ops: tuple[str, ...]
+
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        """Rewrite ``node`` in place, or leave all as it is and say False."""
+        raise NotImplementedError
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        changed = [self.rewrite(model.graph, node) for node in nodes(model.graph, *self.ops)]
+        return ir.passes.PassResult(model, any(changed))
+
+
 def read(node: ir.Node, place: int = 0) -> ir.Value:
     """What ``node`` reads where its operator always reads something."""
     value = node.inputs[place]
@@ -123,14 +137,16 @@ def insert(
 
 def known_shape(value: ir.Value | None) -> list[int | None] | None:
     """The shape of ``value``, None for a dimension that is not fixed; None when its rank is unknown."""
-    if value is None or value.shape is None:
+    assert value is not None
+    if value.shape is None:
         return None
     return [d if isinstance(d, int) else None for d in value.shape]
 
 
 def sizes(value: ir.Value | None) -> list[Size] | None:
     """The shape of ``value``; None where a size is not known at all."""
-    if value is None or value.shape is None:
+    assert value is not None
+    if value.shape is None:
         return None
     found = list(value.shape)
     known = all(isinstance(d, int) or re.fullmatch(rf"(\d+\*)?({BATCH}|{SIZE}\d+)", d.value or "") for d in found)

@@ -15,12 +15,12 @@ import onnx_ir as ir
 
 from cnnexport.conversion.passes.rewriting import (
     Array,
+    NodePass,
     add_initializer,
     bypass,
     constant,
     full_rank,
     insert,
-    nodes,
     read,
     read_alone,
 )
@@ -28,15 +28,11 @@ from cnnexport.conversion.passes.rewriting import (
 _OPERATORS = ("Add", "Sub", "Mul", "Div")
 
 
-class JoinScaleAndShift(ir.passes.InPlacePass):
-    """See the module."""
+class JoinScaleAndShift(NodePass):
+    ops = tuple(_OPERATORS)
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        graph = model.graph
-        modified = False
-        for node in nodes(graph, *_OPERATORS):
-            modified = _join(graph, node) or modified
-        return ir.passes.PassResult(model, modified)
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        return _join(graph, node)
 
 
 def _join(graph: ir.Graph, first: ir.Node) -> bool:

@@ -1,7 +1,8 @@
 """Find every shape, and compute what depends on shapes alone.
 
-ONNX' shape inference loses the batch size at the first Reshape. Here it runs on concrete sizes instead,
-several times: a dimension that stays the same is fixed, one that equals the batch every time is the batch.
+ONNX' shape inference loses the batch at the first Reshape to -1. In ``_probe`` it runs on numbers instead, several
+times: a dimension that stays the same is fixed, one that equals the batch every time is the batch, and any other is
+an ``ir.SymbolicDim``. The numbers stay in ``value.meta["sizes"]`` for what asks how far two open sizes differ.
 An integer tensor computed from shapes that comes out the same every time is a constant, and a target of
 Reshape in which one size varies holds -1 there.
 
@@ -68,12 +69,12 @@ class InferShapes(ir.passes.InPlacePass):
             for value in node.outputs:
                 name = value.name or ""
                 found = [p.shapes[name] for p in probes if name in p.shapes]
-                if len(found) == len(probes) and len({len(s) for s in found}) == 1:
+                if len({len(s) for s in found}) == 1:
                     value.dtype = ir.DataType(probes[0].dtypes[name])
                     if not any(None in s for s in found):
                         value.meta["sizes"] = list(zip(*found))
                     value.shape = ir.Shape([self._dim(probes, sizes, names) for sizes in zip(*found)])
-            if self._fold and len(node.outputs) == 1:
+            if self._fold:
                 modified = _settle(graph, node, probes) or modified
         return ir.passes.PassResult(model, modified)
 
@@ -98,7 +99,7 @@ def _settle(graph: ir.Graph, node: ir.Node, probes: Sequence[_Probe]) -> bool:
     output = node.outputs[0]
     name = output.name or ""
     found = [p.constants[name] for p in probes if name in p.constants]
-    if len(found) < len(probes) or output.is_graph_output():
+    if len(found) < len(probes):
         return False
     if len({a.shape for a in found}) > 1:
         return False
@@ -135,19 +136,14 @@ def _probe(model: ir.Model, batch: int, space: int) -> _Probe:
             else:
                 opened.append(space + STEP * len(opened))
                 dim.dim_value = opened[-1]
-    constants: dict[str, Array] = {}
     while True:
         inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
         probe = ir.from_proto(inferred)
-        before = set(probe.graph.initializers)
         # One more round while shapes become constants that decide further shapes.
         if not FoldConstants()(probe).modified:
             break
-        for name, value in probe.graph.initializers.items():
-            array = constant(value)
-            if name not in before and array is not None:
-                constants[name] = array
         proto = ir.to_proto(probe)
+    constants = {k: array for k, v in probe.graph.initializers.items() if (array := constant(v)) is not None}
     shapes: dict[str, list[int | None]] = {}
     dtypes: dict[str, int] = {}
     for info in [*inferred.graph.value_info, *inferred.graph.output]:

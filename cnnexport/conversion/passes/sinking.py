@@ -18,6 +18,7 @@ from cnnexport.conversion.passes.rewriting import (
     constant,
     full_rank,
     inverse_of,
+    known_shape,
     made_alone,
     perm_of,
     read,
@@ -30,8 +31,6 @@ BROADCASTING = BINARY | {
     "Concat", "Sum", "Mean", "Where", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "And",
     "Or", "Xor", "Mod",
 }
-_FARTHEST = 8
-"""Nodes above which no input is looked for."""
 
 
 def sinkable(value: ir.Value | None) -> list[int] | None:
@@ -64,8 +63,7 @@ def sink(graph: ir.Graph, node: ir.Node) -> bool:
 
 def _apply(graph: ir.Graph, node: ir.Node, plan: Plan) -> None:
     for place, value in enumerate(node.inputs):
-        sinks = place == 0 or node.op_type in BROADCASTING
-        if sinks and place not in plan.inputs and sinkable(value) == plan.perm:
+        if sinkable(value) == plan.perm:
             found = transposed(value)
             assert found is not None
             plan.inputs[place] = found[1]
@@ -82,8 +80,6 @@ def _apply(graph: ir.Graph, node: ir.Node, plan: Plan) -> None:
             node.attributes.clear()
     result = plan.perm if plan.result is None else plan.result
     for output in node.outputs:
-        if result == sorted(result):
-            continue
         made = ir.node("Transpose", [output], attributes={"perm": result}, name=f"{node.name}/layout")
         moved = made.outputs[0]
         moved.name, moved.type, moved.shape = f"{node.name}/layout:{id(moved)}", output.type, output.shape
@@ -109,7 +105,7 @@ def _broadcasting(graph: ir.Graph, node: ir.Node, perm: list[int]) -> Plan | Non
             continue
         array = constant(value)
         if array is None:
-            if value is None or value.shape is None or len(value.shape) != rank or not _absorbs(value, inverse):
+            if len(known_shape(value) or ()) != rank or not _absorbs(read(node, place), inverse):
                 return None
             foreign.append(place)
             continue
@@ -134,21 +130,20 @@ def _broadcasting(graph: ir.Graph, node: ir.Node, perm: list[int]) -> Plan | Non
     return plan
 
 
-def _absorbs(value: ir.Value, perm: list[int], depth: int = 0) -> bool:
-    """Whether a Transpose of ``value`` vanishes: at an input, in a constant or Reshape, or its opposite."""
-    if depth > _FARTHEST:
-        return False
-    known = sizes(value)
-    longer = [] if known is None else [p for p in perm if known[p] != 1]
-    ones = known is not None and longer == sorted(longer)
-    if ones or value.is_graph_input() or constant(value) is not None:
-        return True
-    node = made_alone(value, "Transpose", *ELEMENTWISE, *BINARY)
-    if node is None:
-        return False
-    if node.op_type == "Transpose":
-        return perm_of(node) == inverse_of(perm)
-    if node.op_type in ELEMENTWISE:
-        return _absorbs(read(node), perm, depth + 1)
-    moving = [v for v in node.inputs if v is not None and constant(v) is None]
-    return len(moving) == 1 and _absorbs(moving[0], perm, depth + 1)
+def _absorbs(value: ir.Value, perm: list[int]) -> bool:
+    """Whether a Transpose of ``value`` vanishes: at an input, in a Reshape, or with its opposite."""
+    while not value.is_graph_input():
+        known = sizes(value)
+        longer = [p for p in perm if known is None or known[p] != 1]
+        if longer == sorted(longer):
+            return True
+        node = made_alone(value, "Transpose", *ELEMENTWISE, *BINARY)
+        if node is None:
+            return False
+        if node.op_type == "Transpose":
+            return perm_of(node) == inverse_of(perm)
+        moving = [v for v in node.inputs if v is not None and constant(v) is None]
+        if len(moving) != 1:
+            return False
+        value = moving[0]
+    return True

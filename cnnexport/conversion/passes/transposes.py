@@ -14,10 +14,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from cnnexport.conversion.passes.regroup import groups, swap
+from cnnexport.conversion.passes.regroup import swap
 from cnnexport.conversion.passes.rewriting import (
     BINARY,
     ELEMENTWISE,
+    NodePass,
     add_initializer,
     bypass,
     constant,
@@ -26,7 +27,6 @@ from cnnexport.conversion.passes.rewriting import (
     insert,
     inverse_of,
     maker,
-    nodes,
     perm_of,
     read,
     remove_unused,
@@ -51,12 +51,10 @@ class SettleTransposes(ir.passes.InPlacePass):
         for _ in range(_MOST_SWEEPS):
             again = False
             for node in list(graph):
-                if node.graph is None:
-                    continue
                 if sink(graph, node):
                     again = True
                     continue
-                if node.op_type != "Transpose" or perm_of(node) is None:
+                if perm_of(node) is None:
                     continue
                 remove_unused(graph, node)
                 if node.graph is None:
@@ -70,34 +68,32 @@ class SettleTransposes(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified)
 
 
-class TransposesOfOnes(ir.passes.InPlacePass):
+class TransposesOfOnes(NodePass):
     """Write a Transpose that moves only axes of length 1 as a Reshape.
 
     Never changes: a Transpose of other axes, or of sizes that are not known; one at an input or output, where
     it says that the layout changes, whatever the sizes.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        graph = model.graph
-        modified = False
-        for node in nodes(graph, "Transpose"):
-            perm, source = perm_of(node), sizes(node.inputs[0])
-            if perm is None or source is None:
-                continue
-            at_port = node.inputs[0] in graph.inputs or node.outputs[0].is_graph_output()
-            if at_port and perm != sorted(perm):
-                continue
-            moved = [source[p] for p in perm]
-            target = target_of(moved, source)
-            longer = [p for p in perm if source[p] != 1]
-            if target is None or longer != sorted(longer):
-                continue
-            shape = add_initializer(graph, target, f"{node.name}__shape")
-            output = insert(graph, node, "Reshape", [node.inputs[0], shape])
-            output.shape = node.outputs[0].shape
-            bypass(graph, node, output)
-            modified = True
-        return ir.passes.PassResult(model, modified)
+    ops = ("Transpose",)
+
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        perm, source = perm_of(node), sizes(node.inputs[0])
+        if perm is None or source is None:
+            return False
+        at_port = node.inputs[0] in graph.inputs or node.outputs[0].is_graph_output()
+        if at_port and perm != sorted(perm):
+            return False
+        moved = [source[p] for p in perm]
+        target = target_of(moved, source)
+        longer = [p for p in perm if source[p] != 1]
+        if target is None or longer != sorted(longer):
+            return False
+        shape = add_initializer(graph, target, f"{node.name}__shape")
+        output = insert(graph, node, "Reshape", [node.inputs[0], shape])
+        output.shape = node.outputs[0].shape
+        bypass(graph, node, output)
+        return True
 
 
 def _drop(graph: ir.Graph, node: ir.Node) -> bool:
@@ -112,19 +108,19 @@ def _drop(graph: ir.Graph, node: ir.Node) -> bool:
 
 def _cancel(graph: ir.Graph, node: ir.Node) -> bool:
     """Two Transposes in a row are one."""
-    before, found = read(node).producer(), transposed(node.inputs[0])
-    if before is None or found is None:
+    before, found = maker(node.inputs[0], "Transpose"), transposed(node.inputs[0])
+    if found is None:
         return False
     node.attributes["perm"] = ir.AttrInt64s("perm", [found[0][p] for p in perm_of(node) or ()])
     node.replace_input_with(0, found[1])
+    assert before is not None
     remove_unused(graph, before)
     return True
 
 
 def _hoist(graph: ir.Graph, node: ir.Node) -> bool:
     """Let a Transpose to channels-first rise: above one node, or through Reshapes up to an input."""
-    perm = perm_of(node)
-    if perm is None or not to_first(perm):
+    if not to_first(perm_of(node) or []):
         return False
     before = maker(node.inputs[0], "Reshape")
     if before is None:
@@ -143,7 +139,7 @@ def _absorb(graph: ir.Graph, node: ir.Node, before: ir.Node) -> bool:
     moved = [final[p] for p in perm]
     target = target_of(moved, start)
     longer = [p for p in perm if final[p] != 1]
-    if target is None or longer != sorted(longer) or groups(start, moved) is None:
+    if target is None or longer != sorted(longer):
         return False
     output = insert(graph, node, "Reshape",
                     [before.inputs[0], add_initializer(graph, target, f"{node.name}__shape")])
@@ -161,8 +157,6 @@ def _rise(graph: ir.Graph, node: ir.Node) -> bool:
         if place is None or sole_consumer(value) is None:
             return False
         value = read(above, place)
-    if not value.is_graph_input():
-        return False
     moved = False
     risen: ir.Node | None = node
     while risen is not None and (risen := _swap(graph, risen)) is not None:
@@ -175,8 +169,7 @@ def _place(before: ir.Node) -> int | None:
     if before.op_type in ELEMENTWISE:
         return 0
     if before.op_type in BINARY and len(before.inputs) == 2:
-        known = [constant(v) is not None for v in before.inputs]
-        return known.index(False) if known[0] != known[1] else None
+        return 0 if constant(before.inputs[0]) is None else 1
     if (before.op_type == "Pad" and given(before, 3) is not None) or (
             before.op_type == "Resize" and (given(before, 3) is not None or not whole_resize(before))):
         return None
@@ -186,9 +179,9 @@ def _place(before: ir.Node) -> int | None:
 
 def _swap(graph: ir.Graph, node: ir.Node) -> ir.Node | None:
     """Swap a Transpose with the node before it; the Transpose in its new place, or None."""
-    source, perm = read(node), perm_of(node)
+    source, perm = read(node), perm_of(node) or []
     before = source.producer()
-    if before is None or perm is None or sole_consumer(source) is None:
+    if before is None or sole_consumer(source) is None:
         return None
     place = _place(before)
     if place is None:
@@ -197,10 +190,11 @@ def _swap(graph: ir.Graph, node: ir.Node) -> ir.Node | None:
     rank = len(perm)
     if before.op_type == "Reshape":
         start, final = sizes(inner), sizes(source)
+        if start is None or final is None:
+            return None
         # The Reshape backwards, from the transposed result to its source.
-        found = None if start is None or final is None else swap(
-            [final[p] for p in perm], inverse_of(perm), start)
-        if found is None or start is None or final is None:
+        found = swap([final[p] for p in perm], inverse_of(perm), start)
+        if found is None:
             return None
         risen_perm = inverse_of(found[1])
         target = target_of([final[p] for p in perm], [start[p] for p in risen_perm])
@@ -212,9 +206,10 @@ def _swap(graph: ir.Graph, node: ir.Node) -> ir.Node | None:
         if inner.shape is None or len(inner.shape) != rank:
             return None
         array = constant(before.inputs[1 - place])
-        spread = None if array is None else full_rank(array, rank)
-        if array is None or spread is None:
+        if array is None:
             return None
+        spread = full_rank(array, rank)
+        assert spread is not None
         if array.size > 1:
             moved = np.ascontiguousarray(np.transpose(spread, perm))
             before.replace_input_with(1 - place, add_initializer(graph, moved, f"{before.name}__c"))

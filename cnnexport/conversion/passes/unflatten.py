@@ -16,54 +16,51 @@ from cnnexport.conversion.passes.rewriting import (
     BINARY,
     ELEMENTWISE,
     Array,
+    NodePass,
     add_initializer,
     bypass,
     constant,
     given,
     insert,
     made_alone,
-    nodes,
     perm_of,
     sizes,
     target_of,
 )
 
 
-class PermuteDenseBeforeReshape(ir.passes.InPlacePass):
-    """See the module."""
+class PermuteDenseBeforeReshape(NodePass):
+    ops = ("Transpose",)
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        graph = model.graph
-        modified = False
-        for node in nodes(graph, "Transpose"):
-            perm, reshape = perm_of(node), made_alone(node.inputs[0], "Reshape")
-            if perm is None or perm[0] != 0 or reshape is None:
-                continue
-            features, final = sizes(reshape.inputs[0]), sizes(node.inputs[0])
-            if features is None or len(features) != 2 or final is None or final[0] != features[0]:
-                continue
-            inner = [d for d in final[1:] if isinstance(d, int)]
-            if len(inner) + 1 < len(final):
-                continue
-            places = np.arange(int(np.prod(inner))).reshape(inner)
-            order = np.transpose(places, [p - 1 for p in perm[1:]]).reshape(-1)
-            edits: list[tuple[ir.Node, int, Array]] = []
-            moved = [final[p] for p in perm]
-            target = target_of(moved, features)
-            if target is None or not _collect(reshape, order, edits):
-                continue
-            for reader, place, array in edits:
-                reader.replace_input_with(place, add_initializer(graph, array, f"{reader.name}__{place}"))
-            output = insert(graph, node, "Reshape",
-                            [reshape.inputs[0], add_initializer(graph, target, f"{reshape.name}__shape")])
-            output.shape = ir.Shape(moved)
-            made = output.producer()
-            assert made is not None
-            made.name = reshape.name
-            bypass(graph, node, output)
-            graph.remove(reshape, safe=True)
-            modified = True
-        return ir.passes.PassResult(model, modified)
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        perm, reshape = perm_of(node), made_alone(node.inputs[0], "Reshape")
+        if perm is None or perm[0] != 0 or reshape is None:
+            return False
+        features, final = sizes(reshape.inputs[0]), sizes(node.inputs[0])
+        if features is None or final is None:
+            return False
+        inner = [d for d in final[1:] if isinstance(d, int)]
+        if len(inner) + 1 < len(final):
+            return False
+        places = np.arange(int(np.prod(inner))).reshape(inner)
+        order = np.transpose(places, [p - 1 for p in perm[1:]]).reshape(-1)
+        edits: list[tuple[ir.Node, int, Array]] = []
+        moved = [final[p] for p in perm]
+        target = target_of(moved, features)
+        if not _collect(reshape, order, edits):
+            return False
+        assert target is not None
+        for reader, place, array in edits:
+            reader.replace_input_with(place, add_initializer(graph, array, f"{reader.name}__{place}"))
+        output = insert(graph, node, "Reshape",
+                        [reshape.inputs[0], add_initializer(graph, target, f"{reshape.name}__shape")])
+        output.shape = ir.Shape(moved)
+        made = output.producer()
+        assert made is not None
+        made.name = reshape.name
+        bypass(graph, node, output)
+        graph.remove(reshape, safe=True)
+        return True
 
 
 def _collect(reader: ir.Node, order: Array, edits: list[tuple[ir.Node, int, Array]]) -> bool:
@@ -79,18 +76,13 @@ def _collect(reader: ir.Node, order: Array, edits: list[tuple[ir.Node, int, Arra
         array = constant(node.inputs[side])
         if array is None or len(node.inputs) != 2:
             return False
-        if array.shape[-1:] == order.shape:
+        if array.shape[-1:] == order.shape:  # otherwise it is one for all features
             edits.append((node, side, np.take(array, order, axis=-1)))
-        elif array.size != 1:
-            return False
         return _collect(node, order, edits)
     kernel = constant(node.inputs[1])
     bias = constant(given(node, 2))
-    rows = node.attributes.get_int("transB", 0)
-    if kernel is None or kernel.ndim != 2 or (given(node, 2) is not None and bias is None):
-        return False
-    axis = 0 if rows else 1
-    if kernel.shape[axis] != order.size:
+    axis = 0 if node.attributes.get_int("transB", 0) else 1
+    if kernel is None or kernel.shape[axis:axis + 1] != order.shape or (given(node, 2) is not None and bias is None):
         return False
     edits.append((node, 1, np.take(kernel, order, axis=axis)))
     if bias is not None and bias.shape[-1:] == order.shape:

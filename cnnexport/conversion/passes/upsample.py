@@ -51,11 +51,11 @@ def _repeat(graph: ir.Graph, tile: ir.Node) -> bool:
         return False
     axes = np.flatnonzero(repeats != 1)
     before, between, after = (v.meta.get("sizes") for v in (source, opened.outputs[0], closing.outputs[0]))
-    if axes.size != 1 or axes[0] < 2 or before is None or between is None or after is None:
+    if axes.size != 1 or axes[0] < 2 or not (before and between and after):
         return False
     new = int(axes[0])
     times = int(repeats[new])
-    if set(between[new]) != {1} or between[:new] + between[new + 1:] != before:
+    if between[:new] + between[new + 1:] != before:
         return False
     if after != [tuple(s * times for s in d) if i == new - 1 else d for i, d in enumerate(before)]:
         return False
