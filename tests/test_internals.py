@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from savedmodels import legacy_optimizer
 
 from cnnexport.keras_files import internals
 
@@ -201,6 +204,38 @@ def test_with_constants() -> None:
     frozen = internals.with_constants(concrete)
     assert not frozen.captured_inputs and len(frozen.inputs) == 1
     assert np.array_equal(frozen(tf.ones(2))[0], [2.0, 3.0])
+
+
+def test_revive_optimizers(tmp_path: Path) -> None:
+    """TensorFlow makes the variables that an optimizer keeps by ``add_slot`` of what is registered as one."""
+    legacy_optimizer(tmp_path / "m")
+    code = ("import sys, tensorflow as tf\nfrom cnnexport.keras_files import internals\n"
+            "for _ in range(int(sys.argv[2])):\n    internals.revive_optimizers()\n"
+            "loaded = tf.saved_model.load(sys.argv[1])\nprint(loaded.f(tf.ones((1, 2)))['y'].numpy().tolist())\n")
+    done = [subprocess.run([sys.executable, "-c", code, str(tmp_path / "m"), times], capture_output=True, text=True,
+                           timeout=120) for times in "02"]
+    assert "has no attribute 'add_slot'" in done[0].stderr, "no longer needed"
+    assert done[1].stdout.strip() == "[[3.0, 5.0]]", done[1].stderr[-2000:]
+
+
+def test_simplified() -> None:
+    """One graph without calls, whose variables are constants; the loop in it stays."""
+    weight = tf.Variable([2.0, 3.0])
+    inner = tf.function(lambda x: tf.while_loop(lambda i, y: i < 3, lambda i, y: (i + 1, y * weight), [0, x])[1])
+    concrete = tf.function(lambda x: inner(x) + weight).get_concrete_function(tf.TensorSpec((2,), name="x"))
+    graph, inputs, outputs = internals.simplified(concrete)
+    used = {node.op for node in graph.node}
+    assert not used & {"PartitionedCall", "StatefulPartitionedCall", "ReadVariableOp"} and used & {
+        "While", "StatelessWhile"} and (len(inputs), len(outputs)) == (1, 1)
+
+    @tf.function
+    def call(x: Any) -> Any:
+        return tf.graph_util.import_graph_def(graph, {inputs[0]: x}, outputs)[0]
+
+    assert np.array_equal(call(tf.ones(2)), [10.0, 30.0])
+    table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer([1], [2.0]), 0.0)
+    with pytest.raises(Exception, match=r"."):
+        internals.simplified(tf.function(table.lookup).get_concrete_function(tf.TensorSpec((2,), tf.int32)))
 
 
 def test_deterministic_operations() -> None:

@@ -125,6 +125,32 @@ def saved_model(content: bytes) -> Any:
     return saved_model_pb2.SavedModel.FromString(content)
 
 
+def revive_optimizers() -> None:
+    """Let TensorFlow load SavedModels whose optimizer keeps variables beside the model's, as those of Keras 2 do.
+
+    TensorFlow asks Keras 2 for such optimizers; without it, none of the model could be loaded. What is put in their
+    place holds what they held and trains nothing.
+    """
+    import tensorflow as tf
+    from tensorflow.python.saved_model import revived_types
+
+    if "optimizer" in revived_types.registered_identifiers():
+        return  # by Keras 2 itself
+
+    class Optimizer(tf.__internal__.tracking.AutoTrackable):  # type: ignore[misc]
+        def add_slot(self, var: Any, slot_name: str, **_: Any) -> Any:
+            # Nothing that serves reads it, but functions for training may name it: it has the right shape.
+            return tf.Variable(tf.zeros(var.shape, var.dtype), trainable=False, name=slot_name)
+
+        def _create_or_restore_slot_variable(self, **_: Any) -> None:
+            """Asked for where a checkpoint has values for such a variable, which stays as it is."""
+
+    revived_types.register_revived_type("optimizer", lambda item: isinstance(item, Optimizer), versions=[
+        revived_types.VersionedTypeRegistration(
+            object_factory=lambda proto: Optimizer(), version=version, min_producer_version=1, min_consumer_version=1,
+            setter=setattr) for version in (1, 2)])
+
+
 def variable(content: bytes) -> Any:
     """A variable as TensorFlow 1 describes it in a graph's collections."""
     from tensorflow.core.framework import variable_pb2
@@ -137,6 +163,28 @@ def with_constants(concrete: Any) -> Any:
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     return convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+
+
+def simplified(concrete: Any) -> tuple[Any, list[str], list[str]]:
+    """A traced function as one graph: what it captured as constants, what it calls inlined, constants folded.
+
+    The graph, and the names of its tensors in and out. Raises where it captured what is no constant.
+    """
+    import tensorflow as tf
+    from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
+    from tensorflow.python.grappler import tf_optimizer
+
+    frozen = with_constants(concrete)
+    if len(frozen.inputs) != len(concrete.inputs) - len(concrete.captured_inputs):
+        raise ValueError("it holds more than variables")
+    inputs, outputs = [t.name for t in frozen.inputs], [t.name for t in frozen.outputs]
+    with tf.Graph().as_default():
+        meta = tf.compat.v1.train.export_meta_graph(graph_def=frozen.graph.as_graph_def(add_shapes=True))
+    meta.collection_def["train_op"].CopyFrom(meta_graph_pb2.CollectionDef(
+        node_list=meta_graph_pb2.CollectionDef.NodeList(value=[*inputs, *outputs])))
+    config = config_pb2.ConfigProto()
+    config.graph_options.rewrite_options.optimizers[:] = ["constfold", "function", "dependency"]
+    return tf_optimizer.OptimizeGraph(config, meta), inputs, outputs
 
 
 @contextmanager

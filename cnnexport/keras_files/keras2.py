@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import re
@@ -9,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from cnnexport.keras_files import graph_check
 from cnnexport.keras_files.archive import extract_weights, open_h5
 from cnnexport.keras_files.internals import operation_module
 from cnnexport.keras_files.safety import POLICIES, check_names, objects_of, provide_lambda_names
@@ -35,7 +37,9 @@ def rebuild(path: Path, kind: str, config: Any, objects: dict[str, Any], unsafe_
     modern = _modern(_without_slashes(config), keras2=keras2)
     if not unsafe_load:
         check_names(path, modern, objects)
-    model = keras.saving.deserialize_keras_object(modern, custom_objects=objects, safe_mode=not unsafe_load)
+    given = copy.deepcopy(modern)  # which Keras takes apart
+    model = keras.saving.deserialize_keras_object(given, custom_objects=objects, safe_mode=not unsafe_load)
+    graph_check.check(path, modern, model)
     if kind == "h5":
         with open_h5(path) as file:
             put_legacy_weights(path, file["model_weights"], model)
@@ -103,7 +107,9 @@ def _modern(node: Any, *, keras2: bool) -> Any:
             _renumber_calls(made)
         rest |= {"module": "keras", "class_name": "Sequential" if name == "Sequential" else "Model"}
         return {**rest, "registered_name": None, "config": made}
-    operation = None if keras2 or "dtype" in inner else operation_module(name)
+    # Some operations are called as layers are, which all have a dtype.
+    is_layer = keras2 or ("dtype" in inner and hasattr(keras.layers, name))
+    operation = None if is_layer else operation_module(name)
     if operation:
         return {**rest, "module": operation, "registered_name": name, "config": _modern(inner, keras2=keras2)}
     alias = _ALIASES.get(name, name)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from cnnexport.errors import InputError
-from cnnexport.keras_files import archive, keras2, kinds, savedmodel
+from cnnexport.keras_files import archive, graph_check, keras2, kinds, savedmodel
 from cnnexport.keras_files.safety import REGISTER, check_code, objects_of, provide_lambda_names
-from cnnexport.keras_files.weights import assign, put_legacy_weights, put_stored_weights
+from cnnexport.keras_files.weights import assign, check_values, put_legacy_weights, put_stored_weights
 from cnnexport.text import one_line
 
 
@@ -41,12 +41,17 @@ def load_model(path: Path, *, unsafe_load: bool = False, custom_objects: Mapping
             return keras2.rebuild(path, kind, config, objects, unsafe_load, keras2=True)
         provide_lambda_names(unsafe_load)
         try:
-            return keras.models.load_model(path, objects, compile=False, safe_mode=not unsafe_load)
+            model = keras.models.load_model(path, objects, compile=False, safe_mode=not unsafe_load)
         except Exception:
             if kind == "zip":
                 raise
             # Keras 3 writes operations (x * 2) to .h5 files without the module that they are to be found in.
             return keras2.rebuild(path, kind, config, objects, unsafe_load, keras2=False)
+        graph_check.check(path, config, model)
+        if kind == "zip":
+            with archive.zip_weights(path) as file:
+                check_values(path, file, model)
+        return model
     except InputError:
         raise
     except Exception as error:
@@ -63,6 +68,13 @@ def _explained(path: Path, config: Any, version: str, error: Exception) -> Input
             node["class_name"], node.get("registered_name"), node.get("config"))), "the model")
         return InputError(f"{path.name}: {layer} needs the {what} {name}, which "
                           f"Keras does not know; {REGISTER}")
+    lacks = re.search(r"Layer '([^']+)' expected (\d+) variables?, but received (\d+)", text)
+    if (lacks or "not connected" in text or "disconnected" in text) and (shared := graph_check.in_several(config)):
+        return InputError(f"{path.name} cannot be loaded: layer '{shared[0]}' is used both inside another layer or "
+                          f"model and outside it, which Keras does not put together again; {graph_check.ADVICE}")
+    if lacks:
+        return InputError(f"{path.name}: layer '{lacks[1]}' has {lacks[2]} weights and the file {lacks[3]} for it; "
+                          "save it again by model.save(...keras), or by model.export(FOLDER) where it was made")
     reason = one_line(Exception(text.rsplit("Exception encountered: ", 1)[-1]))
     if not text.strip():
         reason = type(error).__name__

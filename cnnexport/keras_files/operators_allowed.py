@@ -10,9 +10,10 @@ from __future__ import annotations
 
 _GRAPH = (
     "Assert Case CheckNumerics CheckNumericsV2 Const ControlTrigger DeviceIndex EnsureShape Enter Exit FakeParam "
-    "GuaranteeConst Identity IdentityN If LoopCond MapDefun Merge NextIteration NoOp PartitionedCall Placeholder "
-    "PlaceholderV2 PlaceholderWithDefault PreventGradient RefEnter RefExit RefIdentity RefMerge RefNextIteration "
-    "RefSwitch Snapshot StatefulPartitionedCall StatelessCase StatelessIf StatelessWhile StopGradient Switch While"
+    "GuaranteeConst Identity IdentityN If LoopCond MapDefun Merge NextIteration NoOp OptionalFromValue "
+    "OptionalGetValue OptionalHasValue OptionalNone PartitionedCall Placeholder PlaceholderV2 PlaceholderWithDefault "
+    "PreventGradient RefEnter RefExit RefIdentity RefMerge RefNextIteration RefSwitch Snapshot "
+    "StatefulPartitionedCall StatelessCase StatelessIf StatelessWhile StopGradient Switch While"
 )
 """Graph structure, control flow and calls of functions, all of which are checked too."""
 _VARIABLES = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def load(path: Path, unsafe_load: bool) -> Any:
 
     try:
         _check(path, unsafe_load)
+        internals.revive_optimizers()
         loaded = tf.saved_model.load(str(path))
         signatures = dict(loaded.signatures)
     except InputError:
@@ -45,8 +47,11 @@ def load(path: Path, unsafe_load: bool) -> Any:
                          "model.export(FOLDER)")
     outputs = sorted(signature.structured_outputs, key=_natural)
 
+    inlined = _inlined(signature)
+
     def call(tensors: Any) -> Any:
-        results = signature(**{key: tensor for (key, _), tensor in zip(specs, tensors)})
+        given = {key: tensor for (key, _), tensor in zip(specs, tensors)}
+        results = signature(**given) if inlined is None or tf.executing_eagerly() else inlined(given)
         return results[outputs[0]] if len(outputs) == 1 else [results[key] for key in outputs]
 
     call.keep = loaded  # type: ignore[attr-defined]  # the signature alone does not keep its variables alive
@@ -64,6 +69,37 @@ def load(path: Path, unsafe_load: bool) -> Any:
     except Exception as error:
         raise InputError(f"the SavedModel {path.name} cannot be called: {one_line(error)}; export it again by "
                          "model.export(FOLDER)") from error
+
+
+def _inlined(signature: Any) -> Callable[[dict[str, Any]], dict[str, Any]] | None:
+    """``signature`` as part of the graph that it is called in; None where it has no loops, or can only be called.
+
+    Recurrent layers of Keras 2 are calls of functions, between which the constants that their loops need are not seen.
+    """
+    import tensorflow as tf
+
+    stored = signature.graph.as_graph_def()
+    nodes = [*stored.node, *(node for function in stored.library.function for node in function.node_def)]
+    if not {node.op for node in nodes} & {"While", "StatelessWhile"}:
+        return None
+    try:
+        graph, inputs, outputs = internals.simplified(signature)
+    except Exception:  # a table among what it captured, or too large for one protocol buffer
+        return None
+    named = {tensor.op.get_attr("_user_specified_name").decode(): name
+             for tensor, name in zip(signature.inputs, inputs)}
+    specs = signature.structured_input_signature[1]
+    if set(named) != {spec.name for spec in specs.values()}:
+        return None
+    by_input = {key: named[spec.name] for key, spec in specs.items()}
+    by_output = dict(zip(sorted(signature.structured_outputs), outputs, strict=True))  # in which order it flattens them
+
+    def call(given: dict[str, Any]) -> dict[str, Any]:
+        feeds = {by_input[key]: tensor for key, tensor in given.items()}
+        made = tf.graph_util.import_graph_def(graph, feeds, list(by_output.values()), name="served")
+        return dict(zip(by_output, made))
+
+    return call
 
 
 def files_of(path: Path) -> list[Path]:

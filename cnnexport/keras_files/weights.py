@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from cnnexport.errors import InputError
 from cnnexport.keras_files.internals import all_layers
 from cnnexport.text import one_line
+
+_OF_TRAINING = re.compile(r"optimizer|metric|loss|tracker|seed_generator|random_generator")
+"""Parts of a file's paths under which lies what plays no part in inference."""
+_BLOCK = 1 << 24
+_Value = tuple[str, tuple[int, ...], str]
 
 
 def put_stored_weights(path: Path, file: Path, model: Any) -> None:
@@ -40,6 +48,78 @@ def put_stored_weights(path: Path, file: Path, model: Any) -> None:
                   else one_line(error))
         raise InputError(f"{path.name} does not fit model '{model.name}': {reason}; give the file of this "
                          "architecture") from error
+    with h5py.File(file) as opened:
+        check_values(path, opened, model)
+
+
+def check_values(path: Path, file: Any, model: Any) -> None:
+    """Refuse a model just loaded from ``file`` (as ``.keras`` files hold it) that would be saved as other values.
+
+    Keras only warns of some layers that it has no values for, and says nothing of values that no layer takes. Where a
+    value lies in a file differs between versions, so it is looked for by what it is.
+    """
+    wanted = [(name, value) for layer in all_layers(model) for name, value in _saved_by(layer)]
+    kinds = {_kind(value) for _, value in wanted}
+    stored: Counter[_Value] = Counter()
+    left: dict[str, set[_Value]] = {}
+    for name, dataset in _datasets(file):
+        keys = {_value(dataset, kind) for kind in kinds}
+        stored.update(keys)
+        if dataset.size > 1 and not _OF_TRAINING.search(name):
+            left[name] = keys
+    taken = {_value(variable, _kind(variable)) for variable in model.non_trainable_variables}
+    for name, value in wanted:
+        key = _value(value, _kind(value))
+        if not stored[key]:
+            raise InputError(f"{path.name} has no values for {name} of model '{model.name}', which would stay as it is "
+                             "initialized; save the model again with the Keras that made it, or by "
+                             "model.export(FOLDER), and give that folder")
+        stored[key] -= 1
+        taken.add(key)
+    extra = next((name for name, keys in left.items() if not keys & taken), None)
+    if extra is not None:
+        raise InputError(f"{path.name} holds values at {extra} that no layer of model '{model.name}' takes; give the "
+                         "file of this architecture, or save it again with the Keras that made it")
+
+
+def _saved_by(layer: Any) -> list[tuple[str, Any]]:
+    """The values that a layer itself would be saved as, with names for a reader."""
+    store: dict[str, Any] = {}
+    if getattr(layer, "built", True):
+        layer.save_own_variables(store)
+    return [(getattr(value, "path", f"value {key} of layer '{layer.name}'"), value) for key, value in store.items()
+            if hasattr(value, "shape") and math.prod(value.shape)]
+
+
+def _datasets(file: Any) -> Iterator[tuple[str, Any]]:
+    """The arrays in an HDF5 file with their paths, one by one."""
+    found: list[tuple[str, Any]] = []
+    file.visititems(lambda name, item: found.append((name, item)) if hasattr(item, "shape") and item.size else None)
+    return iter(found)
+
+
+def _kind(value: Any) -> str:
+    import keras
+
+    return str(keras.backend.standardize_dtype(value.dtype))
+
+
+def _value(value: Any, kind: str) -> _Value:
+    """What an array or variable is, as numbers of a ``kind``: its shape and a hash, read block by block."""
+    import keras
+    import ml_dtypes
+    import numpy as np
+
+    array = value if hasattr(value, "attrs") else keras.ops.convert_to_numpy(value)
+    # HDF5 has no such numbers: Keras notes what the bytes are.
+    own = ml_dtypes.bfloat16 if dict(getattr(array, "attrs", {})).get("dtype") == "bfloat16" else array.dtype
+    dtype = np.dtype(getattr(ml_dtypes, kind, None) or kind)
+    digest = hashlib.sha256()
+    rows = max(1, _BLOCK // max(1, math.prod(array.shape[1:])))
+    for start in range(0, array.shape[0] if array.shape else 1, rows):
+        block = np.atleast_1d(array[start:start + rows] if array.shape else array[()])
+        digest.update(np.ascontiguousarray(block.view(own).astype(dtype, copy=False)).view(np.uint8).data)
+    return kind, tuple(array.shape), digest.hexdigest()
 
 
 def _rename_groups(group: Any) -> None:
