@@ -168,7 +168,7 @@ def trace(model: Any, signature: Sequence[tuple[str, tuple[int | None, ...], str
               for i, v in enumerate(variables)]
     failed: list[str] = []
     try:
-        with _layer_scopes(operations, failed), _inlined():
+        with _layer_scopes(operations, failed), _inlined(), internals.native_dilations():
             concrete = tf.function(function, autograph=False).get_concrete_function(*specs)
     except Exception as error:
         # The innermost layer that an exception passed comes first; the model itself is the outermost.

@@ -30,7 +30,7 @@ from cnnexport.conversion.passes.gemm import MatMulToGemm
 from cnnexport.conversion.passes.global_pool import GlobalPool
 from cnnexport.conversion.passes.identities import DropIdentities
 from cnnexport.conversion.passes.narrow import Narrow
-from cnnexport.conversion.passes.padding import MergePadding
+from cnnexport.conversion.passes.padding import MergePadding, SayPadding
 from cnnexport.conversion.passes.reshape import SayFlatten, StaticReshape
 from cnnexport.conversion.passes.scale_shift import JoinScaleAndShift
 from cnnexport.conversion.passes.shapes import InferShapes
@@ -53,8 +53,8 @@ STAGES = (
     Stage(
         "normalise",
         (
-            IdentityEliminationPass, CommonSubexpressionEliminationPass, FoldConstants, PositivePadding, InferShapes,
-            RemoveUnusedNodesPass, DropIdentities, StaticSlice, ResizeRepeated, KeepAxes, StaticReshape,
+            IdentityEliminationPass, CommonSubexpressionEliminationPass, FoldConstants, PositivePadding, SayPadding,
+            InferShapes, RemoveUnusedNodesPass, DropIdentities, StaticSlice, ResizeRepeated, KeepAxes, StaticReshape,
         ),
         before=(ordered,),
         after=(ordered, regrouped),
