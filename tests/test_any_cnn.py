@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from cnnexport.conversion import convert_model
 from cnnexport.conversion.write import write_model
+from cnnexport.keras_files import heads
 from tests.test_layers import chain, expected_outputs, later, randomise
 
 L: Any = keras.layers
@@ -146,3 +147,47 @@ def test_a_transposed_convolution_whose_stride_passes_its_kernel(
     keras.utils.clear_session()
     layer = later(L.Conv2DTranspose, 4, kernel, strides=strides, output_padding=extra, padding=padding)
     agrees(chain((*sizes, 3), layer)(), tmp_path, sizes=((6, 5),))
+
+
+class Own(keras.Model):
+    """A model without symbolic outputs."""
+
+    def __init__(self, end: str) -> None:
+        super().__init__(name="own")
+        self.conv, self.top, self.end = L.Conv2D(4, 3), L.Dense(3, activation=end), end
+
+    def call(self, x: Any) -> Any:
+        maps = self.conv(x)
+        scores = self.top(ops.mean(maps, axis=(1, 2)))
+        return {"scores": scores, "maps": maps} if self.end == "tanh" else scores
+
+
+@pytest.mark.parametrize(("end", "names"), [
+    ("linear", ["logits"]), ("softmax", ["probabilities"]), ("relu", ["features"]), ("tanh", ["maps", "scores"])])
+def test_a_subclassed_model_names_its_outputs_by_what_makes_them(end: str, names: list[str], tmp_path: Any) -> None:
+    keras.utils.clear_session()
+    model = Own(end)
+    expected = keras.tree.flatten(model(np.ones((1, 8, 8, 3), "float32")))
+    converted = convert_model(model, output_names=())
+    assert [port.name for port in converted.outputs] == names
+    write_model(converted.model, tmp_path)
+    session = ort.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for actual, wanted in zip(session.run(None, {"input": np.ones((1, 8, 8, 3), "float32")}), expected, strict=True):
+        assert np.allclose(actual, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [L.LSTM, L.GRU, L.SimpleRNN])
+def test_the_activation_inside_a_recurrent_layer_is_no_head(layer: Any) -> None:
+    model = keras.Sequential([keras.Input((4, 6)), layer(3)])
+    assert heads.heads(model) == [None] and heads.output_names(model, [None]) == ["features"]
+    with heads.recording(heads.heads(model)), heads.without(heads.heads(model)):
+        model(np.ones((1, 4, 6), "float32"))
+
+
+def test_an_output_that_is_an_input_has_a_name_of_its_own(tmp_path: Any) -> None:
+    keras.utils.clear_session()
+    left, right = keras.Input((8, 8, 3), name="batch"), keras.Input((8, 8, 3), name="right")
+    model = keras.Model([left, right], [L.Add(name="right_1")([left, right]), left, right])
+    converted = convert_model(model, output_names=heads.output_names(model, [None] * 3))
+    assert [port.name for port in converted.outputs] == ["right_1", "batch_1", "right_1_1"]
+    agrees(model, tmp_path)

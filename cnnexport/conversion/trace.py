@@ -31,7 +31,8 @@ class Trace:
     ``graph_def`` has one placeholder an input and one a variable; ``inputs``, ``variables`` and
     ``outputs`` are tensor names (``name:0``) in the model's order. ``scopes[i]`` is the path of
     the layer or operation whose ops carry the scope ``cnnexport_layer_<i>``; ``layers`` are the paths of
-    the layers that hold no other. ``output_specs`` are the outputs' (shape, dtype) in TensorFlow.
+    the layers that hold no other. ``output_specs`` are the outputs' (shape, dtype) in TensorFlow, ``ends`` the
+    operators that make them, and ``keys`` their names where the model returns a dict.
     """
 
     graph_def: Any
@@ -41,6 +42,8 @@ class Trace:
     scopes: tuple[str, ...]
     layers: tuple[str, ...]
     output_specs: tuple[tuple[tuple[int | None, ...], str], ...]
+    ends: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
 
 
 def named_operations(model: Any) -> list[tuple[str, Any]]:
@@ -178,6 +181,9 @@ def trace(model: Any, signature: Sequence[tuple[str, tuple[int | None, ...], str
     results = keras.tree.flatten(concrete.structured_outputs)
     outputs = [t.name for t in results]
     output_specs = [(tuple(t.shape), t.dtype.name) for t in results]
+    ends = tuple(_maker(t) for t in results)
+    structure = concrete.structured_outputs
+    keys = tuple(map(str, sorted(structure))) if isinstance(structure, dict) and len(structure) == len(results) else ()
     if concrete.captured_inputs:
         concrete = _freeze(concrete, model)
         outputs = [t.name for t in concrete.outputs]
@@ -190,7 +196,17 @@ def trace(model: Any, signature: Sequence[tuple[str, tuple[int | None, ...], str
         scopes=tuple(path for path, _ in operations),
         layers=tuple(path for path, operation in operations if is_leaf(operation)),
         output_specs=tuple(output_specs),
+        ends=ends,
+        keys=keys,
     )
+
+
+def _maker(tensor: Any) -> str:
+    """The operator that makes a tensor of a graph, behind copies of it."""
+    operation = tensor.op
+    while operation.type == "Identity" and operation.inputs:
+        operation = operation.inputs[0].op
+    return str(operation.type)
 
 
 def _freeze(concrete: Any, model: Any) -> Any:
