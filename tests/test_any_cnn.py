@@ -191,3 +191,36 @@ def test_an_output_that_is_an_input_has_a_name_of_its_own(tmp_path: Any) -> None
     converted = convert_model(model, output_names=heads.output_names(model, [None] * 3))
     assert [port.name for port in converted.outputs] == ["right_1", "batch_1", "right_1_1"]
     agrees(model, tmp_path)
+
+
+STEPS: dict[str, Callable[[], Any]] = {
+    "LSTM": chain((None, 6), later(L.LSTM, 5)),
+    "LSTM and back": chain((None, 6), later(L.Bidirectional, L.LSTM(3, return_sequences=True)), later(L.Dense, 2)),
+    "GRU": chain((None, 6), later(L.GRU, 5)),
+    "SimpleRNN": chain((None, 6), later(L.SimpleRNN, 5, return_sequences=True)),
+    "ConvLSTM2D": chain((None, 7, 6, 2), later(L.ConvLSTM2D, 3, 3)),
+    "a mask": chain((None,), later(L.Embedding, 10, 4, mask_zero=True), later(L.GRU, 3), dtype="int32"),
+    "too many to unroll": chain((150, 3), later(L.GRU, 2)),
+    "features, then steps": chain((None, 6, 3), later(L.Conv2D, 4, 3, padding="same"), later(L.Reshape, (-1, 24)),
+                                  later(L.LSTM, 3)),
+    "a layer for each": chain((None, 6), later(L.TimeDistributed, L.Dense(4))),
+    "features of each": chain((None, 8, 7, 3), later(L.TimeDistributed, L.Conv2D(4, 3)),
+                              later(L.TimeDistributed, L.Flatten()), later(L.LSTM, 3)),
+    "images of open size": chain((None, *OPEN), later(L.TimeDistributed, L.Conv2D(4, 3)),
+                                 later(L.TimeDistributed, L.GlobalMaxPooling2D())),
+    "a network for each": chain((None, 8, 7, 3), later(L.TimeDistributed, keras.Sequential(
+        [keras.Input((8, 7, 3)), L.Conv2D(4, 3), L.BatchNormalization(), L.ReLU(), L.Flatten()]))),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_of_an_open_number(name: str, tmp_path: Any) -> None:
+    agrees(STEPS[name](), tmp_path, layouts=("nhwc",), sizes=((9, 8, 7), (1, 6, 9), (16, 16, 16)))
+
+
+@pytest.mark.parametrize("sizes", [(9, 8), (None, None)])
+@pytest.mark.parametrize("how", ["pad_to_aspect_ratio", "crop_to_aspect_ratio"])
+def test_resizing_that_keeps_the_aspect_ratio(how: str, sizes: Any, tmp_path: Any) -> None:
+    """Padding is a branch, and the other branch only hands on what is outside it."""
+    model = chain((*sizes, 3), later(L.Resizing, 12, 20, **{how: True}), later(L.Conv2D, 2, 3))()
+    agrees(model, tmp_path, sizes=((9, 8, 7), (5, 33, 5)))

@@ -122,12 +122,22 @@ def conv_transpose(graph: Any, node: Any, name: str, args: Any) -> None:
     ConvTranspose.version_11(graph, node)
 
 
+def list_of_rows(graph: Any, node: Any, name: str, args: Any) -> None:
+    """What a loop reads row by row is the tensor itself, without the shape of a row that tf2onnx leaves beside it."""
+    if any(reader.is_while() for reader in graph.find_output_consumers(node.output[0])):
+        node.type = "Identity"
+        graph.replace_inputs(node, [node.input[0]])
+        graph.copy_dtype(node.input[0], node.output[0])
+        graph.copy_shape(node.input[0], node.output[0])
+
+
 HANDLERS: dict[str, tuple[Callable[..., None], list[Any]]] = {
     "Erfc": (erfc, []),
     "Expm1": (expm1, []),
     "Bitcast": (sign_bit, []),
     "BitwiseAnd": (bitwise_and, []),
     "Bucketize": (bucketize, []),
+    "TensorListFromTensor": (list_of_rows, []),
     "BiasAdd": (bias_add, []),
     "BiasAddV1": (bias_add, []),
     "Conv2DBackpropInput": (conv_transpose, []),

@@ -11,6 +11,7 @@ from onnx_ir.passes.common import (
     RemoveUnusedNodesPass,
 )
 
+from cnnexport.conversion.passes.branches import OwnOutputs
 from cnnexport.conversion.passes.conditions import (
     Broken,
     Condition,
@@ -53,8 +54,9 @@ STAGES = (
     Stage(
         "normalise",
         (
-            IdentityEliminationPass, CommonSubexpressionEliminationPass, FoldConstants, PositivePadding, SayPadding,
-            InferShapes, RemoveUnusedNodesPass, DropIdentities, StaticSlice, ResizeRepeated, KeepAxes, StaticReshape,
+            IdentityEliminationPass, OwnOutputs, CommonSubexpressionEliminationPass, FoldConstants, PositivePadding,
+            SayPadding, InferShapes, RemoveUnusedNodesPass, DropIdentities, StaticSlice, ResizeRepeated, KeepAxes,
+            StaticReshape,
         ),
         before=(ordered,),
         after=(ordered, regrouped),
