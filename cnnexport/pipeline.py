@@ -204,6 +204,8 @@ def _convert(
         converted = convert_model(
             model, output_names=names, layout=options.layout, batch=options.batch, opset=options.opset,
             input_shape=options.input_shape if own else None, progress=steps)
+        # A subclassed model does not know its outputs before it runs, and so nothing of what ends them.
+        kept = kept or [None] * len(converted.outputs)
         steps("write")
         size = sum(v.const_value.nbytes for v in converted.model.graph.initializers.values()
                    if v.const_value is not None)

@@ -13,9 +13,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from savedmodels import legacy_optimizer
 
 from cnnexport.keras_files import internals
+from tests.savedmodels import legacy_optimizer
 
 layers = keras.layers
 X = np.arange(6, dtype="float32").reshape(2, 3)
@@ -273,3 +273,24 @@ def test_filter_gradients() -> None:
     with internals.filter_gradients(wrapped):
         assert gradient() == 4.0 and asked == [[1, 2, 2, 1]]
     assert gradient() == 4.0 and len(asked) == 1
+
+
+def test_native_dilations() -> None:
+    """For a TPU, TensorFlow writes one operation; and afterwards it traces and computes as before."""
+    def types(function: Any) -> set[str]:
+        graph = tf.function(function).get_concrete_function(tf.TensorSpec((1, None, None, 2))).graph
+        return {operation.type for operation in graph.get_operations()}
+
+    kernel, point = tf.ones((3, 3, 2, 1)), tf.ones((1, 1, 2, 2))
+    cases = [
+        lambda x: tf.nn.convolution(x, kernel, padding="SAME", dilations=2),
+        lambda x: tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], "SAME", dilations=[2, 2]),
+        lambda x: tf.nn.separable_conv2d(x, kernel, point, [1, 1, 1, 1], "SAME", dilations=[2, 2]),
+    ]
+    for case in cases:
+        with internals.native_dilations():
+            assert "SpaceToBatchND" not in types(case)
+        assert "SpaceToBatchND" in types(case)
+    with internals.native_dilations():
+        plain = tf.nn.separable_conv2d(tf.ones((1, 4, 4, 2)), kernel, point, [1, 2, 2, 1], "SAME")
+    assert plain.shape == (1, 2, 2, 2)

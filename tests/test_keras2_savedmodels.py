@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from savedmodels import called_loop, legacy_optimizer
 
 from cnnexport import convert, keras_files
+from tests.savedmodels import called_loop, legacy_optimizer
 
 
 def test_an_optimizer_beside_the_model_is_left_alone(tmp_path: Path) -> None:

@@ -20,10 +20,11 @@ from cnnexport.conversion.passes.shapes import InferShapes  # noqa: E402
 
 RNG = np.random.default_rng(0)
 PASSES = [
-    passes.FoldConstants, passes.PositivePadding, passes.DropIdentities, passes.StaticSlice, passes.ResizeRepeated,
-    passes.KeepAxes, passes.StaticReshape, passes.SettleTransposes, passes.GlobalPool, passes.Narrow,
-    passes.PermuteDenseAfterFlatten, passes.PermuteDenseBeforeReshape, passes.MergeCrop, passes.FoldAffine,
-    passes.MatMulToGemm, passes.MergePadding, passes.TransposesOfOnes, passes.JoinScaleAndShift, passes.SayFlatten,
+    passes.FoldConstants, passes.PositivePadding, passes.SayPadding, passes.DropIdentities, passes.StaticSlice,
+    passes.ResizeRepeated, passes.KeepAxes, passes.StaticReshape, passes.SettleTransposes, passes.GlobalPool,
+    passes.Narrow, passes.PermuteDenseAfterFlatten, passes.PermuteDenseBeforeReshape, passes.MergeCrop,
+    passes.FoldAffine, passes.MatMulToGemm, passes.MergePadding, passes.TransposesOfOnes, passes.JoinScaleAndShift,
+    passes.SayFlatten,
 ]
 
 
@@ -372,6 +373,9 @@ GRAPHS = {
     "a padding before automatic padding": (
         IMAGE + '{ p = Pad(x, n) y = Conv<auto_pad="SAME_UPPER">(p, w) }',
         {"n": i(0, 0, 1, 0, 0, 0, 0, 1), "w": f(5, 4, 3, 3)}),
+    "automatic padding of a dilated kernel, which ONNX Runtime does not do": (
+        IMAGE + '{ y = Conv<auto_pad="SAME_LOWER",kernel_shape=[2,3],strides=[1,2],dilations=[1,1]>(x, w) }',
+        {"w": f(5, 4, 2, 3)}),
     "a padding of the batch": (
         IMAGE + "{ p = Pad(x, n) y = Conv(p, w) }", {"n": i(1, 0, 1, 0, 0, 0, 0, 1), "w": f(5, 4, 3, 3)}),
     "a padding of the batch's end": (

@@ -13,6 +13,8 @@ from cnnexport.options import DEFAULT_OPSET, check_opset
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from cnnexport.conversion.trace import Trace
+
 __all__ = ["DEFAULT_OPSET", "Converted", "Port", "convert_model", "input_ports"]
 
 ROLES = {
@@ -49,7 +51,8 @@ def convert_model(
     """Convert a Keras model to an ONNX model in memory; weights are views of Keras' own where unchanged.
 
     ``layout`` is that of 4-D inputs and, for ``nchw``, of 4-D outputs; ``batch`` fixes the batch size,
-    None leaves it dynamic under the name ``batch``. ``output_names`` name the outputs in Keras' order.
+    None leaves it dynamic under the name ``batch``. ``output_names`` name the outputs in Keras' order; none of them,
+    for a model that does not know its outputs before it runs, names them by what makes them.
     ``input_shape`` (without batch) fixes the sizes that a model's only input leaves open.
 
     Raises:
@@ -82,9 +85,10 @@ def convert_model(
     output_first = [layout == "nchw" and len(s) == 4 for s, _ in traced.output_specs]
     proto, known = translate(
         traced, opset=opset, channels_first=[p.channels_first for p in inputs], outputs_first=output_first)
+    names = _apart(output_names or _names(traced), [port.name for port in inputs])
     outputs = tuple(
         Port(name, (batch, *shape[1:]) if shape else shape, dtype, first)
-        for name, (shape, dtype), first in zip(output_names, traced.output_specs, output_first))
+        for name, (shape, dtype), first in zip(names, traced.output_specs, output_first, strict=True))
     clock = timed("convert", clock)
 
     progress("fold")
@@ -95,3 +99,25 @@ def convert_model(
     finish(graph_model, model.name, inputs, outputs)
     timed("fold", clock)
     return Converted(graph_model, inputs, outputs, traced.layers, seconds)
+
+
+def _names(traced: Trace) -> list[str]:
+    """Names for the outputs of a subclassed model: its dict's keys, or what the operators that make them suggest."""
+    if len(traced.ends) > 1:
+        return [*traced.keys] or [f"output_{i}" for i in range(len(traced.ends))]
+    if traced.ends[0] in ("Softmax", "Sigmoid"):
+        return ["probabilities"]
+    shape, _ = traced.output_specs[0]
+    return ["logits" if len(shape) == 2 and traced.ends[0] in ("MatMul", "BiasAdd") else "features"]
+
+
+def _apart(names: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """``names``, each with a suffix where it, or an input, is called so already."""
+    used = set(taken)
+    found = []
+    for name in names:
+        while name in used:
+            name += "_1"
+        used.add(name)
+        found.append(name)
+    return found

@@ -90,11 +90,56 @@ def bucketize(graph: Any, node: Any, name: str, args: Any) -> None:
                     shapes=shapes, dtypes=dtypes)
 
 
+def bias_add(graph: Any, node: Any, name: str, args: Any) -> None:
+    """A bias of the channels, wherever they lie: tf2onnx looks for them behind all else if it is no constant."""
+    value, bias = node.input
+    rank = len(graph.get_shape(value) or ())
+    first = (node.get_attr_value("data_format") or b"NHWC").startswith(b"NC")
+    if first and rank > 2:
+        shape = graph.make_const(f"{name}__shape", np.array([-1] + [1] * (rank - 2), np.int64)).output[0]
+        channels = graph.get_shape(bias) or [-1]
+        bias = graph.make_node("Reshape", [bias, shape], shapes=[[channels[0]] + [1] * (rank - 2)],
+                               dtypes=[graph.get_dtype(bias)]).output[0]
+    _replace(graph, node, "Add", [value, bias])
+
+
+def conv_transpose(graph: Any, node: Any, name: str, args: Any) -> None:
+    """Add the bias after what tf2onnx makes, which pads at an open size: its zeros would lack the bias."""
+    from tf2onnx.onnx_opset.nn import ConvTranspose
+
+    bias = node.input[3] if len(node.input) > 3 else None
+    output, shape, dtype = node.output[0], graph.get_shape(node.output[0]), graph.get_dtype(node.output[0])
+    if bias is None or node.inputs[0].is_const() or max(node.get_attr("strides").ints) == 1:
+        ConvTranspose.version_11(graph, node)
+        return
+    first = (node.get_attr_value("data_format") or b"NHWC").startswith(b"NC")
+    graph.remove_input(node, bias, 3)
+    readers = graph.find_output_consumers(output)
+    added = graph.make_node("BiasAdd", [output, bias], attr={"data_format": "NCHW" if first else "NHWC"},
+                            name=f"{name}__bias", shapes=[shape], dtypes=[dtype])
+    graph.replace_all_inputs(output, added.output[0], ops=readers)
+    bias_add(graph, added, added.name, args)
+    ConvTranspose.version_11(graph, node)
+
+
+def list_of_rows(graph: Any, node: Any, name: str, args: Any) -> None:
+    """What a loop reads row by row is the tensor itself, without the shape of a row that tf2onnx leaves beside it."""
+    if any(reader.is_while() for reader in graph.find_output_consumers(node.output[0])):
+        node.type = "Identity"
+        graph.replace_inputs(node, [node.input[0]])
+        graph.copy_dtype(node.input[0], node.output[0])
+        graph.copy_shape(node.input[0], node.output[0])
+
+
 HANDLERS: dict[str, tuple[Callable[..., None], list[Any]]] = {
     "Erfc": (erfc, []),
     "Expm1": (expm1, []),
     "Bitcast": (sign_bit, []),
     "BitwiseAnd": (bitwise_and, []),
     "Bucketize": (bucketize, []),
+    "TensorListFromTensor": (list_of_rows, []),
+    "BiasAdd": (bias_add, []),
+    "BiasAddV1": (bias_add, []),
+    "Conv2DBackpropInput": (conv_transpose, []),
 }
 """In the form of tf2onnx's ``custom_op_handlers``."""

@@ -7,7 +7,7 @@ the ONNX file is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +31,9 @@ class Trace:
     ``graph_def`` has one placeholder an input and one a variable; ``inputs``, ``variables`` and
     ``outputs`` are tensor names (``name:0``) in the model's order. ``scopes[i]`` is the path of
     the layer or operation whose ops carry the scope ``cnnexport_layer_<i>``; ``layers`` are the paths of
-    the layers that hold no other. ``output_specs`` are the outputs' (shape, dtype) in TensorFlow.
+    the layers that hold no other. ``filled`` are the variables that are constants in the graph. ``output_specs`` are the
+    outputs' (shape, dtype) in TensorFlow, ``ends`` the operators that make them, and ``keys`` their names where the
+    model returns a dict.
     """
 
     graph_def: Any
@@ -41,6 +43,9 @@ class Trace:
     scopes: tuple[str, ...]
     layers: tuple[str, ...]
     output_specs: tuple[tuple[tuple[int | None, ...], str], ...]
+    filled: frozenset[str] = frozenset()
+    ends: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
 
 
 def named_operations(model: Any) -> list[tuple[str, Any]]:
@@ -88,9 +93,13 @@ def _layer_scopes(layers: Sequence[tuple[str, Any]], failed: list[str]) -> Itera
     Keras' own name scopes are made unique by suffixes, which cannot be told apart from layer
     names such as ``conv2d_1``; an absolute scope can.
     """
+    import keras
     import tensorflow as tf
 
     def scoped(index: int, layer: Any, call: Any) -> Any:
+        if isinstance(layer, keras.layers.TimeDistributed):
+            call = _steps_as_items(layer, call)
+
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             try:
                 with tf.name_scope(f"{SCOPE}{index}/"), _unrolled(layer, args):
@@ -122,6 +131,22 @@ def _unrolled(layer: Any, args: Sequence[Any]) -> Iterator[None]:
         return
     with internals.replaced(layer, "unroll", True):
         yield
+
+
+def _steps_as_items(layer: Any, call: Any) -> Any:
+    """Let a layer see the steps of an open time axis as items of one batch, where Keras loops over them."""
+    from keras import ops
+
+    def at_once(x: Any, *args: Any, **kwargs: Any) -> Any:
+        if x.shape[1] is not None or kwargs.get("mask") is not None or len(args) > 1:
+            return call(x, *args, **kwargs)
+        batch, steps, *rest = ops.shape(x)
+        made = layer.layer.call(ops.reshape(x, (-1, *rest)))
+        if not hasattr(made, "shape"):
+            return call(x, *args, **kwargs)
+        return ops.reshape(made, (batch, steps, *ops.shape(made)[1:]))
+
+    return at_once
 
 
 @contextmanager
@@ -168,7 +193,7 @@ def trace(model: Any, signature: Sequence[tuple[str, tuple[int | None, ...], str
               for i, v in enumerate(variables)]
     failed: list[str] = []
     try:
-        with _layer_scopes(operations, failed), _inlined():
+        with _layer_scopes(operations, failed), _inlined(), internals.native_dilations():
             concrete = tf.function(function, autograph=False).get_concrete_function(*specs)
     except Exception as error:
         # The innermost layer that an exception passed comes first; the model itself is the outermost.
@@ -178,19 +203,57 @@ def trace(model: Any, signature: Sequence[tuple[str, tuple[int | None, ...], str
     results = keras.tree.flatten(concrete.structured_outputs)
     outputs = [t.name for t in results]
     output_specs = [(tuple(t.shape), t.dtype.name) for t in results]
+    ends = tuple(_maker(t) for t in results)
+    structure = concrete.structured_outputs
+    keys = tuple(map(str, sorted(structure))) if isinstance(structure, dict) and len(structure) == len(results) else ()
     if concrete.captured_inputs:
         concrete = _freeze(concrete, model)
         outputs = [t.name for t in concrete.outputs]
     names = [t.name for t in concrete.inputs]
+    graph_def = concrete.graph.as_graph_def(add_shapes=True)
+    filled = _fill_loops(graph_def, dict(zip(names[count:], variables)))
     return Trace(
-        graph_def=concrete.graph.as_graph_def(add_shapes=True),
+        graph_def=graph_def,
         inputs=tuple(names[:count]),
         variables=tuple(names[count:]),
         outputs=tuple(outputs),
         scopes=tuple(path for path, _ in operations),
         layers=tuple(path for path, operation in operations if is_leaf(operation)),
         output_specs=tuple(output_specs),
+        filled=filled,
+        ends=ends,
+        keys=keys,
     )
+
+
+def _maker(tensor: Any) -> str:
+    """The operator that makes a tensor of a graph, behind copies of it."""
+    operation = tensor.op
+    while operation.type == "Identity" and operation.inputs:
+        operation = operation.inputs[0].op
+    return str(operation.type)
+
+
+def _fill_loops(graph_def: Any, variables: Mapping[str, Any]) -> frozenset[str]:
+    """Make the weights that a loop reads constants, and name them: tf2onnx knows recurrent layers by them.
+
+    They are those of recurrent layers over a number of steps that is open.
+    """
+    import tensorflow as tf
+
+    read = {name.partition(":")[0] for node in graph_def.node if node.op in ("While", "StatelessWhile")
+            for name in node.input}
+    filled = set()
+    for node in graph_def.node:
+        variable = variables.get(f"{node.name}:0")
+        if variable is not None and node.name in read:
+            constant = tf.make_tensor_proto(variable.numpy())
+            node.op = "Const"
+            node.attr.clear()
+            node.attr["dtype"].type = constant.dtype
+            node.attr["value"].tensor.CopyFrom(constant)
+            filled.add(f"{node.name}:0")
+    return frozenset(filled)
 
 
 def _freeze(concrete: Any, model: Any) -> Any:

@@ -72,7 +72,7 @@ def translate(
                 graph,
                 opset=target,
                 custom_op_handlers=dict(HANDLERS),
-                input_names=[*trace.inputs, *trace.variables],
+                input_names=[*trace.inputs, *(v for v in trace.variables if v not in trace.filled)],
                 output_names=list(dict.fromkeys(trace.outputs)),
                 inputs_as_nchw=[n for n, first in zip(trace.inputs, channels_first) if first],
                 outputs_as_nchw=[n for n, first in zip(trace.outputs, outputs_first) if first],

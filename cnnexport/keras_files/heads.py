@@ -42,19 +42,21 @@ def heads(model: Any) -> list[Head | None]:
 
 
 def _head(model: Any, tensor: Any) -> Head | None:
+    import keras
+
     origin = internals.made_by(tensor)
     if origin is None:
         return None
     operation, index = origin
     if (graph := internals.graph_of(operation)) is not None:
-        import keras
-
         return _head(operation, keras.tree.flatten(graph.outputs)[index])
     uses = sum(node.operation is operation for node in internals.nodes(model))
     kind = type(operation).__name__
     if kind in _PASSING and kind != "Activation":
         names = {"ReLU": "relu", "LogSoftmax": "log_softmax", "HardSigmoid": "hard_sigmoid"}
         return Head(names.get(kind, kind.lower()), operation, True, uses)
+    if isinstance(operation, keras.layers.RNN):
+        return None  # its activation is that of each step, inside
     activation = getattr(operation, "activation", None)
     name = getattr(activation, "__name__", None)
     if not callable(activation) or name in (None, "linear"):
@@ -76,7 +78,9 @@ def output_names(model: Any, found: Sequence[Head | None], *, features: bool = F
             return ["features"]
         if head is not None and head.activation in PROBABILITIES:
             return ["probabilities"]
-        return ["logits" if len(tensors[0].shape) == 2 and head is None else "features"]
+        origin = internals.made_by(tensors[0])
+        recurrent = origin is not None and isinstance(origin[0], (keras.layers.RNN, keras.layers.Bidirectional))
+        return ["logits" if len(tensors[0].shape) == 2 and head is None and not recurrent else "features"]
     names = [str(n) for n in getattr(model, "output_names", None) or []]
     if len(names) != len(tensors):
         names = [t.name.split(":")[0] for t in tensors]

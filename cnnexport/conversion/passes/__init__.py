@@ -11,6 +11,7 @@ from onnx_ir.passes.common import (
     RemoveUnusedNodesPass,
 )
 
+from cnnexport.conversion.passes.branches import OwnOutputs
 from cnnexport.conversion.passes.conditions import (
     Broken,
     Condition,
@@ -30,7 +31,7 @@ from cnnexport.conversion.passes.gemm import MatMulToGemm
 from cnnexport.conversion.passes.global_pool import GlobalPool
 from cnnexport.conversion.passes.identities import DropIdentities
 from cnnexport.conversion.passes.narrow import Narrow
-from cnnexport.conversion.passes.padding import MergePadding
+from cnnexport.conversion.passes.padding import MergePadding, SayPadding
 from cnnexport.conversion.passes.reshape import SayFlatten, StaticReshape
 from cnnexport.conversion.passes.scale_shift import JoinScaleAndShift
 from cnnexport.conversion.passes.shapes import InferShapes
@@ -53,8 +54,9 @@ STAGES = (
     Stage(
         "normalise",
         (
-            IdentityEliminationPass, CommonSubexpressionEliminationPass, FoldConstants, PositivePadding, InferShapes,
-            RemoveUnusedNodesPass, DropIdentities, StaticSlice, ResizeRepeated, KeepAxes, StaticReshape,
+            IdentityEliminationPass, OwnOutputs, CommonSubexpressionEliminationPass, FoldConstants, PositivePadding,
+            SayPadding, InferShapes, RemoveUnusedNodesPass, DropIdentities, StaticSlice, ResizeRepeated, KeepAxes,
+            StaticReshape,
         ),
         before=(ordered,),
         after=(ordered, regrouped),

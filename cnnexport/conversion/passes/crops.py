@@ -82,7 +82,7 @@ class MergeCrop(NodePass):
 class PositivePadding(NodePass):
     """Write what a ConvTranspose's negative padding would add as its output padding, as ONNX wants it.
 
-    A stride longer than the kernel leaves rows that no pixel reaches.
+    A stride longer than the kernel leaves rows that no pixel reaches; TensorFlow has them all at the end.
     """
 
     ops = ("ConvTranspose",)
@@ -90,10 +90,12 @@ class PositivePadding(NodePass):
     def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
         pads = list(node.attributes.get_ints("pads", ()))
         space = len(pads) // 2
-        if min(pads[space:], default=0) >= 0:
+        if min(pads, default=0) >= 0:
             return False
-        own = node.attributes.get_ints("output_padding", [0] * space)
-        extra = [a + max(0, -b) for a, b in zip(own, pads[space:])]
+        extra = list(node.attributes.get_ints("output_padding", [0] * space))
+        for start, end in zip(range(space), range(space, 2 * space)):
+            pads[start], pads[end] = max(0, pads[start]), pads[end] + min(0, pads[start])
+            pads[end], extra[start] = max(0, pads[end]), extra[start] + max(0, -pads[end])
         node.attributes["output_padding"] = ir.AttrInt64s("output_padding", extra)
-        node.attributes["pads"] = ir.AttrInt64s("pads", [*pads[:space], *(max(0, b) for b in pads[space:])])
+        node.attributes["pads"] = ir.AttrInt64s("pads", pads)
         return True

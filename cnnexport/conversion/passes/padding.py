@@ -1,7 +1,7 @@
-"""Merge a Pad of zeros into the padding of the Conv that alone reads it.
+"""Say a Conv's padding in numbers, and merge a Pad of zeros into that of the Conv that alone reads it.
 
-Never changes: padding by another value or mode, of batch or channels, or before a convolution with
-automatic padding.
+Never changes: automatic padding that depends on the size (strides), or of a kernel that is not known; a Pad by
+another value or mode, of batch or channels, or before a convolution with automatic padding.
 """
 
 from __future__ import annotations
@@ -9,7 +9,41 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from cnnexport.conversion.passes.rewriting import NodePass, constant, given, padded_by_numbers, pads_of, read_alone
+from cnnexport.conversion.passes.rewriting import (
+    NodePass,
+    constant,
+    given,
+    known_shape,
+    padded_by_numbers,
+    pads_of,
+    read_alone,
+)
+
+
+class SayPadding(NodePass):
+    """Write automatic padding of a dilated Conv as numbers: at stride 1 they are the same at every size.
+
+    ONNX Runtime does not pad a dilated Conv by itself.
+    """
+
+    ops = ("Conv",)
+
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        kind = node.attributes.get_string("auto_pad", "NOTSET")
+        shape = known_shape(node.inputs[1]) or []
+        kernel = [size for size in shape[2:] if size is not None]
+        rates = list(node.attributes.get_ints("dilations", [1] * len(kernel)))
+        strides = list(node.attributes.get_ints("strides", [1] * len(kernel)))
+        if kind not in ("SAME_UPPER", "SAME_LOWER") or len(kernel) + 2 != len(shape):
+            return False
+        if max(rates) == 1 or any(s != 1 and (k - 1) * r for s, k, r in zip(strides, kernel, rates)):
+            return False
+        both = [(k - 1) * rate for k, rate in zip(kernel, rates)]
+        less, more = [n // 2 for n in both], [n - n // 2 for n in both]
+        pads = less + more if kind == "SAME_UPPER" else more + less
+        del node.attributes["auto_pad"]
+        node.attributes["pads"] = ir.AttrInt64s("pads", pads)
+        return True
 
 
 class MergePadding(NodePass):

@@ -24,6 +24,12 @@ from cnnexport.conversion.skeleton import skeleton
 PROBES = ((2, 256), (1, 256), (17, 320))
 """Sizes of the batch, and of the first other size left open (multiples of 64: networks halve them)."""
 
+ODD = (3, 307)
+"""One more probe of open sizes: what only multiples of 64 leave the same (a remainder) is not fixed.
+
+It has no say where it tells nothing: networks that halve sizes may not take it.
+"""
+
 STEP = 192
 """How much larger than the one before each further open size is."""
 
@@ -50,18 +56,19 @@ class InferShapes(ir.passes.InPlacePass):
         # Two tell the batch from every number; only further open sizes need a third.
         wanted = PROBES if open_dims - {BATCH} else PROBES[::2] if open_dims else PROBES[:1]
         probes = [_probe(model, batch, space) for batch, space in wanted]
+        odd = [_probe(model, *ODD)] if len(wanted) == len(PROBES) else []
         modified = False
         names: dict[tuple[int, ...], str] = {}
         for n, sizes_of in enumerate(zip(*(p.opened for p in probes))):
             names[sizes_of] = f"{SIZE}{n}"
-        opened = iter(list(names))
+        opened = iter(list(zip(*(p.opened for p in [*probes, *odd]))))
         for value in graph.inputs:
             dims, found_sizes = [], []
             for d in value.shape or ():
                 known = isinstance(d, int) or str(d.value) == BATCH
-                size = tuple(d if isinstance(d, int) else p.batch for p in probes) if known else next(opened)
+                size = tuple(d if isinstance(d, int) else p.batch for p in [*probes, *odd]) if known else next(opened)
                 found_sizes.append(size)
-                dims.append(d if known or not self._fold else names[size])
+                dims.append(d if known or not self._fold else names[size[:len(probes)]])
             value.meta["sizes"] = found_sizes
             if value.shape is not None:
                 value.shape = ir.Shape(dims)
@@ -71,11 +78,14 @@ class InferShapes(ir.passes.InPlacePass):
                 found = [p.shapes[name] for p in probes if name in p.shapes]
                 if len({len(s) for s in found}) == 1:
                     value.dtype = ir.DataType(probes[0].dtypes[name])
+                    also = [s for p in odd if len(s := p.shapes.get(name, [])) == len(found[0]) and None not in s]
                     if not any(None in s for s in found):
-                        value.meta["sizes"] = list(zip(*found))
-                    value.shape = ir.Shape([self._dim(probes, sizes, names) for sizes in zip(*found)])
+                        value.meta["sizes"] = list(zip(*found, *also))
+                    value.shape = ir.Shape([
+                        self._dim(probes, sizes, names) if all(_same(probes, sizes, o[n]) for o in also) else None
+                        for n, sizes in enumerate(zip(*found))])
             if self._fold:
-                modified = _settle(graph, node, probes) or modified
+                modified = _settle(graph, node, probes, odd) or modified
         return ir.passes.PassResult(model, modified)
 
     def _dim(
@@ -94,13 +104,25 @@ class InferShapes(ir.passes.InPlacePass):
         return names.setdefault(known, f"{SIZE}{len(names)}") if self._fold else None
 
 
-def _settle(graph: ir.Graph, node: ir.Node, probes: Sequence[_Probe]) -> bool:
+def _same(probes: Sequence[_Probe], sizes: tuple[int | None, ...], odd: int | None) -> bool:
+    """Whether a size that is one number at all probes, or as many times the batch, is so at the odd one too."""
+    first = sizes[0]
+    if first is None or odd is None:
+        return True
+    if all(size == first for size in sizes):
+        return odd == first
+    factor = first // probes[0].batch
+    return odd == factor * ODD[0] or any(size != factor * p.batch for size, p in zip(sizes, probes))
+
+
+def _settle(graph: ir.Graph, node: ir.Node, probes: Sequence[_Probe], odd: Sequence[_Probe]) -> bool:
     """Put constants in the place of ``node``'s output, which only shapes decide."""
     output = node.outputs[0]
     name = output.name or ""
     found = [p.constants[name] for p in probes if name in p.constants]
     if len(found) < len(probes):
         return False
+    found += [p.constants[name] for p in odd if name in p.constants]
     if len({a.shape for a in found}) > 1:
         return False
     if all(np.array_equal(a, found[0]) for a in found):
