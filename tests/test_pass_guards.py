@@ -23,8 +23,8 @@ PASSES = [
     passes.FoldConstants, passes.PositivePadding, passes.SayPadding, passes.DropIdentities, passes.StaticSlice,
     passes.ResizeRepeated, passes.KeepAxes, passes.StaticReshape, passes.SettleTransposes, passes.GlobalPool,
     passes.Narrow, passes.PermuteDenseAfterFlatten, passes.PermuteDenseBeforeReshape, passes.MergeCrop,
-    passes.FoldAffine, passes.MatMulToGemm, passes.MergePadding, passes.TransposesOfOnes, passes.JoinScaleAndShift,
-    passes.SayFlatten,
+    passes.FoldAffine, passes.MatMulToGemm, passes.MergePadding, passes.MergePoolPadding, passes.TransposesOfOnes,
+    passes.JoinScaleAndShift, passes.SayFlatten,
 ]
 
 
@@ -52,6 +52,7 @@ SEQUENCE = "(float[batch,3,4] x) => (y) "
 LAST = IMAGE + "{ c = Relu(x) t = Transpose<perm=[0,2,3,1]>(c) "
 FIRST = " y = Transpose<perm=[0,3,1,2]>(r) }"
 STEPS = 'mode="nearest",coordinate_transformation_mode="asymmetric",nearest_mode="floor"'
+POOLED = IMAGE + "{ r = Relu(x) "
 RISE = "(float[batch,6,6,4] x) => (y) { c = Relu(x) "
 
 GRAPHS = {
@@ -380,6 +381,81 @@ GRAPHS = {
         IMAGE + "{ p = Pad(x, n) y = Conv(p, w) }", {"n": i(1, 0, 1, 0, 0, 0, 0, 1), "w": f(5, 4, 3, 3)}),
     "a padding of the batch's end": (
         IMAGE + "{ p = Pad(x, n) y = Conv(p, w) }", {"n": i(0, 0, 1, 0, 1, 0, 0, 1), "w": f(5, 4, 3, 3)}),
+    # Padding before a maximum
+    "a maximum's unknown padding": (
+        "(float[batch,4,6,6] x, int64[8] ones) => (y) { r = Relu(x) p = Pad(r, ones) y = MaxPool<kernel_shape=[2,2]>(p)"
+        " }", {}),
+    "a maximum's negative padding": (
+        POOLED + "p = Pad(r, n) y = MaxPool<kernel_shape=[2,2]>(p) }", {"n": i(0, 0, 1, -1, 0, 0, 0, 1)}),
+    "a maximum's padding of channels": (
+        POOLED + "p = Pad(r, n) y = MaxPool<kernel_shape=[2,2]>(p) }", {"n": i(0, 1, 1, 0, 0, 0, 0, 1)}),
+    "a maximum's padding of the batch's end": (
+        POOLED + "p = Pad(r, n) y = MaxPool<kernel_shape=[2,2]>(p) }", {"n": i(0, 0, 1, 0, 1, 0, 0, 1)}),
+    "a maximum's padding by reflection": (
+        POOLED + 'p = Pad<mode="reflect">(r, n) y = MaxPool<kernel_shape=[3,3]>(p) }',
+        {"n": i(0, 0, 2, 0, 0, 0, 0, 2)}),
+    "a maximum's padding by an unknown value": (
+        "(float[batch,4,6,6] x, float v) => (y) { r = Relu(x) p = Pad(r, n, v) y = MaxPool<kernel_shape=[2,2]>(p) }",
+        {"n": i(0, 0, 1, 0, 0, 0, 0, 1)}),
+    "a maximum's padding by an unknown value and its own": (
+        "(float[batch,4,6,6] x, float v) => (y) { p = Pad(x, n, v) y = MaxPool<kernel_shape=[2,2],pads=[1,0,0,1]>(p) }",
+        {"n": i(0, 0, 1, 0, 0, 0, 0, 1)}),
+    "a maximum's padding by nine": (
+        POOLED + "p = Pad(r, n, v) y = MaxPool<kernel_shape=[2,2]>(p) }",
+        {"n": i(0, 0, 1, 0, 0, 0, 0, 1), "v": np.float32(9)}),
+    "a maximum's padding by nine and its own": (
+        IMAGE + "{ p = Pad(x, n, v) y = MaxPool<kernel_shape=[2,2],pads=[1,0,0,1]>(p) }",
+        {"n": i(0, 0, 1, 0, 0, 0, 0, 1), "v": np.float32(9)}),
+    "a maximum's padding of named axes": (
+        POOLED + "p = Pad(r, n, , e) y = MaxPool<kernel_shape=[2,2]>(p) }",
+        {"n": i(0, 0, 1, 1, 0, 0, 0, 0), "e": i(2, 3, 1, 0)}),
+    "a maximum's padding before automatic padding": (
+        POOLED + 'p = Pad(r, n) y = MaxPool<kernel_shape=[3,3],strides=[2,2],auto_pad="SAME_UPPER">(p) }',
+        {"n": i(0, 0, 1, 1, 0, 0, 1, 1)}),
+    "a maximum's padding before none": (
+        POOLED + 'p = Pad(r, n) y = MaxPool<kernel_shape=[3,3],strides=[2,2],auto_pad="VALID">(p) }',
+        {"n": i(0, 0, 1, 1, 0, 0, 1, 1)}),
+    "a maximum's padding and its own": (
+        POOLED + "p = Pad(r, n) y = MaxPool<kernel_shape=[3,3],pads=[1,1,0,0]>(p) }", {"n": i(0, 0, 1, 0, 0, 0, 1, 2)}),
+    "a maximum's padding as wide as its kernel": (
+        POOLED + "p = Pad(r, n) y = MaxPool<kernel_shape=[2,2]>(p) }", {"n": i(0, 0, 1, 1, 0, 0, 2, 1)}),
+    "a maximum's padding and its own as wide as its kernel": (
+        POOLED + "p = Pad(r, n) y = MaxPool<kernel_shape=[2,2],pads=[0,1,0,0]>(p) }", {"n": i(0, 0, 1, 1, 0, 0, 1, 1)}),
+    "a maximum's padding that is read": (
+        POOLED.replace("(y)", "(y, z)") + "p = Pad(r, n) y = MaxPool<kernel_shape=[2,2]>(p) z = Neg(p) }",
+        {"n": i(0, 0, 1, 1, 0, 0, 1, 1)}),
+    "a maximum's padding that leaves": (
+        POOLED.replace("(y)", "(y, p)") + "p = Pad(r, n) y = MaxPool<kernel_shape=[2,2]>(p) }",
+        {"n": i(0, 0, 1, 1, 0, 0, 1, 1)}),
+    "a maximum's padding and places": (
+        POOLED.replace("(y)", "(y, z)") + "p = Pad(r, n) y, z = MaxPool<kernel_shape=[2,2]>(p) }",
+        {"n": i(0, 0, 1, 1, 0, 0, 1, 1)}),
+    "a maximum's padding that is rounded up": (
+        POOLED + "p = Pad(r, n) y = MaxPool<kernel_shape=[3,3],strides=[2,2],ceil_mode=1>(p) }",
+        {"n": i(0, 0, 1, 2, 0, 0, 1, 2)}),
+    "a maximum's padding behind which axes move": (
+        POOLED + "p = Pad(r, n) t = Transpose<perm=[0,1,3,2]>(p) y = MaxPool<kernel_shape=[2,2]>(t) }",
+        {"n": i(0, 0, 1, 0, 0, 0, 1, 0)}),
+    "a maximum's padding of whole numbers and its own": (
+        "(int8[batch,4,6,6] x) => (y) { p = Pad(x, n) y = MaxPool<kernel_shape=[2,2],pads=[1,0,0,1]>(p) }",
+        {"n": i(0, 0, 1, 0, 0, 0, 0, 1)}),
+    "a maximum's padding with holes": (
+        POOLED.replace("6,6", "1,1") + "p = Pad(r, n) y = MaxPool<kernel_shape=[2,2],dilations=[2,2]>(p) }",
+        {"n": i(0, 0, 1, 1, 0, 0, 1, 1)}),
+    **{f"a maximum's padding of {name}": (
+        head + line + "p = Pad(r, n) y = MaxPool<kernel_shape=[2,2]>(p) }",
+        {"n": i(0, 0, 1, 1, 0, 0, 1, 1), "m": np.float32(-1), "z": np.float32(0), "k": f(4, 1, 1) - 1})
+       for name, head, line in (
+           ("what is clipped to all", IMAGE + "{ ", "r = Clip(x) "),
+           ("what is clipped from below zero", IMAGE + "{ ", "r = Clip(x, m) "),
+           ("what is clipped to below zero", IMAGE + "{ ", "r = Clip(x, z, m) "),
+           ("what is clipped to an unknown number", IMAGE.replace("x)", "x, float v)") + "{ ",
+            "w = Neg(v) r = Clip(x, z, w) "),
+           ("what is clipped from an unknown number", IMAGE.replace("x)", "x, float v)") + "{ ",
+            "w = Neg(v) r = Clip(x, w) "),
+           ("a sum with less", IMAGE + "{ ", "q = Relu(x) r = Add(q, x) "),
+           ("a product with less", IMAGE + "{ ", "q = Relu(x) r = Mul(q, k) "),
+           ("what is beside less", IMAGE + "{ ", "q = Relu(x) r = Concat<axis=1>(q, x) "))},
     # Reshapes
     "a Reshape of two open sizes": (
         "(float[batch,n,m] x) => (y) { s = Shape(x) p = ReduceProd<keepdims=1>(s) y = Reshape(x, p) }", {}),

@@ -28,7 +28,7 @@ def residual():
     for filters in (4, 8):
         way = L.ReLU()(conv(x, filters, 3, 2))
         x = L.ReLU()(L.Add()([conv(way, filters, 3), conv(x, filters, 1, 2)]))
-    x = L.BatchNormalization()(L.MaxPooling2D()(x))
+    x = L.BatchNormalization()(L.MaxPooling2D()(L.ZeroPadding2D(1)(x)))
     return keras.Model(image, L.Dense(5)(L.GlobalAveragePooling2D()(L.ReLU()(x))))
 
 

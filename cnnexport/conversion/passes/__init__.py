@@ -32,6 +32,7 @@ from cnnexport.conversion.passes.global_pool import GlobalPool
 from cnnexport.conversion.passes.identities import DropIdentities
 from cnnexport.conversion.passes.narrow import Narrow
 from cnnexport.conversion.passes.padding import MergePadding, SayPadding
+from cnnexport.conversion.passes.pool_padding import MergePoolPadding
 from cnnexport.conversion.passes.reshape import SayFlatten, StaticReshape
 from cnnexport.conversion.passes.scale_shift import JoinScaleAndShift
 from cnnexport.conversion.passes.shapes import InferShapes
@@ -73,8 +74,8 @@ STAGES = (
     Stage(
         "fold",
         (
-            MergeCrop, FoldAffine, MatMulToGemm, MergePadding, TransposesOfOnes, StaticReshape, JoinScaleAndShift,
-            SayFlatten,
+            MergeCrop, FoldAffine, MatMulToGemm, MergePadding, MergePoolPadding, TransposesOfOnes, StaticReshape,
+            JoinScaleAndShift, SayFlatten,
         ),
         before=(settled,),
         after=(ordered, settled, folded),
