@@ -26,7 +26,7 @@ from cnnexport.sources import KnownModel, Target
 if TYPE_CHECKING:
     from cnnexport.conversion.write import WrittenFile
     from cnnexport.parity import GraphFacts, KerasAnswers, Verdict
-    from cnnexport.parity.truth import Teller, Truth
+    from cnnexport.parity.witness import Teller, Truth
     from cnnexport.trained import TestSet
 
 EXPORTED = Path("exported")

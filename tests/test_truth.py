@@ -16,7 +16,7 @@ from cnnexport.conversion import Port, convert_model
 from cnnexport.conversion.write import write_model
 from cnnexport.errors import ParityError
 from cnnexport.keras_files import heads
-from cnnexport.parity import live, truth
+from cnnexport.parity import live, truth, witness
 
 
 def hard(size: int | None = 32) -> Any:
@@ -76,9 +76,9 @@ def test_what_cannot_be_rebuilt_is_asked_by_rounding(tmp_path: Path) -> None:
     model = keras.Model(image, Stubborn()(keras.layers.Conv2D(2, 3)(image)))
     answers = live.ask(model, [Port("x", (None, 8, 8, 3), "float32")])
     told = truth.teller(model, heads.heads(model), answers)([0, 1], ["conv2d"])
-    assert told.how == truth.ROUNDING and set(told.outputs) == {0, 1}
-    witness = told.outputs[1][0]
-    errors = [np.abs(other - witness.truth).max() for other in witness.others]
+    assert told.how == witness.ROUNDING and set(told.outputs) == {0, 1}
+    found = told.outputs[1][0]
+    errors = [np.abs(other - found.truth).max() for other in found.others]
     assert len(errors) == 3 and all(0 < e < 1e-5 for e in errors)
     before = [np.array(v) for v in model.variables]
     assert all(np.array_equal(a, np.array(v)) for a, v in zip(before, model.variables))
@@ -88,9 +88,9 @@ def test_the_truth_is_in_float64(tmp_path: Path) -> None:
     model = hard()
     answers = live.ask(model, [Port("x", (None, 32, 32, 3), "float32")])
     told = truth.teller(model, heads.heads(model), answers)([2], [])
-    (witness,) = told.outputs[2]
-    assert told.how == truth.FLOAT64 and witness.truth.dtype == np.float64 and witness.keras.dtype == np.float32
-    assert 0 < np.abs(witness.truth - witness.keras).max() < 0.1
+    (found,) = told.outputs[2]
+    assert told.how == witness.FLOAT64 and found.truth.dtype == np.float64 and found.keras.dtype == np.float32
+    assert 0 < np.abs(found.truth - found.keras).max() < 0.1
 
 
 def test_an_open_size_is_tried_at_several(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_the_runtimes_own_fault_is_told_from_the_files(tmp_path: Path) -> None:
     answers = parity.KerasAnswers([parity.CaseAnswer(parity.inputs.Case(("image",) * 2, [x]), [y], [None])])
     ports = (Port("x", (None, 6, 6, 3), "float32"),), (Port("y", (None, 3, 3, 3), "float32"),)
     facts = parity.GraphFacts(*ports, [None])
-    told = truth.Truth(truth.FLOAT64, {0: [truth.Witness(y, y.astype(np.float64), (y,))]}, {0: [None]})
+    told = witness.Truth(witness.FLOAT64, {0: [witness.Witness(y, y.astype(np.float64), (y,))]}, {0: [None]})
     verdict = parity.judge(answers, facts, tmp_path / "m.onnx", tell=lambda cases, layers: told)
     assert not verdict.passed and verdict.optimiser == "wrong"
 

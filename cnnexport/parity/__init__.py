@@ -12,6 +12,7 @@
 | ``graph`` | what is read from one ONNX graph |
 | ``exposed`` | the file as it is, with inner tensors given out |
 | ``gate`` | ``judge``: the file in a runtime against Keras' answers, by a criterion |
+| ``witness``, ``truth`` | what Keras itself loses, told by float64 or by rounding (``truth`` imports Keras) |
 | ``streaming`` | every layer against live Keras, in bounded memory |
 | ``records`` | ``parity.json`` |
 """

@@ -33,7 +33,7 @@ from cnnexport.parity.layers import (
 )
 from cnnexport.parity.precision import lower_in_file
 from cnnexport.parity.tolerances import Tolerance, tolerance
-from cnnexport.parity.truth import Teller, Truth, Witness
+from cnnexport.parity.witness import Teller, Truth, Witness
 
 DID_NOT_RUN = "whether it runs at that size"
 COARSE = 8.0

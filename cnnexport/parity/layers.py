@@ -18,7 +18,7 @@ from cnnexport.parity.comparison import Array, compare
 from cnnexport.parity.tolerances import Tolerance
 
 if TYPE_CHECKING:
-    from cnnexport.parity.truth import Witness
+    from cnnexport.parity.witness import Witness
 
 _REGROUPING = frozenset({"Flatten", "Reshape", "Permute", "RepeatVector", "Transpose", "Moveaxis", "Swapaxes",
                           "Squeeze", "ExpandDims", "Ravel"})

@@ -8,9 +8,8 @@ float32 may lose. It is asked only of what the bounds did not let pass, because 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,45 +17,10 @@ import numpy as np
 from cnnexport.parity.answers import CaseAnswer, KerasAnswers
 from cnnexport.parity.comparison import Array
 from cnnexport.parity.layers import Call
+from cnnexport.parity.witness import FLOAT64, ROUNDING, Teller, Truth, Witness
 
-FLOAT64, ROUNDING = "float64", "rounding"
 _TURNS = 3
 """Times that rounding is imitated: one draw may be lucky."""
-
-
-@dataclass(frozen=True)
-class Witness:
-    """One tensor twice: what it ought to be, and another computation of it that is as good as any in float32.
-
-    The others are Keras' answers with inputs and weights moved by up to half a unit in the last place. Of a truth in
-    "float64" that is the network in float64, and Keras' own answer one more of the others: a single one may be lucky.
-    Of one by "rounding" the truth is Keras' answer. ``keras`` is Keras' answer of either.
-    """
-
-    keras: Array
-    truth: Array
-    others: tuple[Array, ...] = ()
-
-    def each(self, change: Callable[[Array], Array]) -> Witness:
-        """The same of what ``change`` makes of each array; Keras' answer alone where the truth is finite elsewhere."""
-        keras = change(self.keras)
-        if self.others and not np.array_equal(np.isfinite(self.truth), np.isfinite(self.keras)):
-            return Witness(keras, keras)
-        return Witness(keras, change(self.truth), tuple(map(change, self.others)))
-
-
-@dataclass(frozen=True)
-class Truth:
-    """The witnesses of a model's outputs and logits, by case and output, and of its layers on the first case."""
-
-    how: str
-    outputs: Mapping[int, list[Witness]] = field(default_factory=dict)
-    logits: Mapping[int, list[Witness | None]] = field(default_factory=dict)
-    layers: Mapping[str, Witness] = field(default_factory=dict)
-
-
-Teller = Callable[[Sequence[int], Sequence[str]], Truth]
-"""Gives the truth of the cases with these numbers, and of these layers."""
 
 
 def teller(model: Any, heads: Sequence[Any], answers: KerasAnswers, *, dropped: bool = False) -> Teller:
