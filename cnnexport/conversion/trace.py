@@ -31,8 +31,9 @@ class Trace:
     ``graph_def`` has one placeholder an input and one a variable; ``inputs``, ``variables`` and
     ``outputs`` are tensor names (``name:0``) in the model's order. ``scopes[i]`` is the path of
     the layer or operation whose ops carry the scope ``cnnexport_layer_<i>``; ``layers`` are the paths of
-    the layers that hold no other. ``filled`` are the variables that are constants in the graph. ``output_specs`` are the outputs' (shape, dtype) in TensorFlow, ``ends`` the
-    operators that make them, and ``keys`` their names where the model returns a dict.
+    the layers that hold no other. ``filled`` are the variables that are constants in the graph. ``output_specs`` are
+    the outputs' (shape, dtype) in TensorFlow, ``ends`` the operators that make them, and ``keys`` their names where
+    the model returns a dict.
     """
 
     graph_def: Any
