@@ -224,3 +224,33 @@ def test_resizing_that_keeps_the_aspect_ratio(how: str, sizes: Any, tmp_path: An
     """Padding is a branch, and the other branch only hands on what is outside it."""
     model = chain((*sizes, 3), later(L.Resizing, 12, 20, **{how: True}), later(L.Conv2D, 2, 3))()
     agrees(model, tmp_path, sizes=((9, 8, 7), (5, 33, 5)))
+
+
+def stepped(x: Any) -> Any:
+    return ops.where(x > 0.5, ops.exp(x), x * 2)
+
+
+CHOICES: dict[str, Callable[[], Any]] = {
+    "where": chain((9, 8, 3), later(L.Conv2D, 4, 3), later(L.Lambda, stepped, output_shape=lambda s: s)),
+    "a threshold": chain((9, 8, 3), later(L.Conv2D, 4, 3), later(L.ReLU, threshold=0.1)),
+    "everything": chain((9, 8, 3), later(L.Conv2D, 4, 3), later(L.ReLU, 4.0, 0.1, 0.5)),
+    **{name: chain((9, 8, 3), later(L.Conv2D, 4, 3), later(L.Activation, name), later(L.Conv2D, 2, 1))
+       for name in ("soft_shrink", "hard_shrink", "sparse_plus", "sparse_sigmoid", "squareplus")},
+    "threshold": chain((9, 8, 3), later(L.Lambda, lambda x: ops.threshold(x, 0.5, -1.0), output_shape=lambda s: s)),
+    "glu": chain((9, 8, 4), later(L.Lambda, ops.glu, output_shape=lambda s: (*s[:-1], s[-1] // 2))),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_choice_keeps_what_is_not_finite(name: str, tmp_path: Any) -> None:
+    def extreme(array: Any) -> Any:
+        array.flat[::7] = np.inf
+        array.flat[::11] = -np.inf
+        return array
+
+    model = CHOICES[name]()
+    for counts in agrees(model, tmp_path):
+        assert counts["Transpose"] <= 2 and not counts["Not"]
+    lone = chain((9, 8, 4), *([later(L.ReLU, threshold=0.1)] if name == "a threshold" else
+                              [later(L.Lambda, stepped, output_shape=lambda s: s)]))
+    agrees(lone(), tmp_path, given=extreme)

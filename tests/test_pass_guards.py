@@ -20,8 +20,8 @@ from cnnexport.conversion.passes.shapes import InferShapes  # noqa: E402
 
 RNG = np.random.default_rng(0)
 PASSES = [
-    passes.FoldConstants, passes.PositivePadding, passes.SayPadding, passes.DropIdentities, passes.StaticSlice,
-    passes.ResizeRepeated, passes.KeepAxes, passes.StaticReshape, passes.SettleTransposes, passes.GlobalPool,
+    passes.FoldConstants, passes.PositivePadding, passes.SayPadding, passes.DropIdentities, passes.ScalarFill,
+    passes.StaticSlice, passes.ResizeRepeated, passes.KeepAxes, passes.StaticReshape, passes.SettleTransposes, passes.GlobalPool,
     passes.Narrow, passes.PermuteDenseAfterFlatten, passes.PermuteDenseBeforeReshape, passes.MergeCrop,
     passes.FoldAffine, passes.MatMulToGemm, passes.MergePadding, passes.MergePoolPadding, passes.TransposesOfOnes,
     passes.JoinScaleAndShift, passes.SayFlatten,
@@ -56,6 +56,10 @@ POOLED = IMAGE + "{ r = Relu(x) "
 RISE = "(float[batch,6,6,4] x) => (y) { c = Relu(x) "
 
 GRAPHS = {
+    # Numbers that fill
+    "zeros larger than all else": (
+        ROW + "{ s = Shape(x) t = Concat<axis=0>(two, s) z = ConstantOfShape(t) y = Add(x, z) }", SIZE),
+    "zeros as large as the other": (ROW + "{ s = Shape(x) z = ConstantOfShape(s) y = Add(x, z) }", {}),
     # Slices, crops, transposed convolutions
     "slice from before the start": (
         OPEN + "{ s = Shape(x) z = Slice(s, two, three) y = Slice(x, a, z, two) }", {"a": i(-999), **SIZE}),

@@ -131,12 +131,26 @@ def list_of_rows(graph: Any, node: Any, name: str, args: Any) -> None:
         graph.copy_shape(node.input[0], node.output[0])
 
 
+def select(graph: Any, node: Any, name: str, args: Any) -> None:
+    """One of two numbers: tf2onnx adds both, multiplied by 0 and 1, and then infinity times 0 is not a number."""
+    condition, shape = node.input[0], graph.get_shape(node.input[1])
+    known = graph.get_shape(condition)
+    if node.type == "Select" and known is not None and len(known) == 1 and shape is not None and len(shape) > 1:
+        # A condition for each row.
+        rows = graph.make_const(f"{name}__rows", np.array([-1] + [1] * (len(shape) - 1), np.int64)).output[0]
+        condition = graph.make_node("Reshape", [condition, rows], shapes=[[known[0]] + [1] * (len(shape) - 1)],
+                                    dtypes=[9]).output[0]
+    _replace(graph, node, "Where", [condition, *node.input[1:]])
+
+
 HANDLERS: dict[str, tuple[Callable[..., None], list[Any]]] = {
     "Erfc": (erfc, []),
     "Expm1": (expm1, []),
     "Bitcast": (sign_bit, []),
     "BitwiseAnd": (bitwise_and, []),
     "Bucketize": (bucketize, []),
+    "Select": (select, []),
+    "SelectV2": (select, []),
     "TensorListFromTensor": (list_of_rows, []),
     "BiasAdd": (bias_add, []),
     "BiasAddV1": (bias_add, []),

@@ -24,6 +24,7 @@ from cnnexport.conversion.passes.conditions import (
 )
 from cnnexport.conversion.passes.crops import MergeCrop, PositivePadding, StaticSlice
 from cnnexport.conversion.passes.dense import KeepAxes
+from cnnexport.conversion.passes.fills import ScalarFill
 from cnnexport.conversion.passes.flatten import PermuteDenseAfterFlatten
 from cnnexport.conversion.passes.fold_affine import FoldAffine
 from cnnexport.conversion.passes.fold_constants import FoldConstants
@@ -56,8 +57,8 @@ STAGES = (
         "normalise",
         (
             IdentityEliminationPass, OwnOutputs, CommonSubexpressionEliminationPass, FoldConstants, PositivePadding,
-            SayPadding, InferShapes, RemoveUnusedNodesPass, DropIdentities, StaticSlice, ResizeRepeated, KeepAxes,
-            StaticReshape,
+            SayPadding, InferShapes, RemoveUnusedNodesPass, DropIdentities, ScalarFill, StaticSlice, ResizeRepeated,
+            KeepAxes, StaticReshape,
         ),
         before=(ordered,),
         after=(ordered, regrouped),
