@@ -11,6 +11,8 @@ from onnx_ir.passes.common import (
     RemoveUnusedNodesPass,
 )
 
+from cnnexport.conversion.passes.activations import WholeActivations
+from cnnexport.conversion.passes.argmax import PlainArgMax
 from cnnexport.conversion.passes.conditions import (
     Broken,
     Condition,
@@ -55,7 +57,8 @@ STAGES = (
         "normalise",
         (
             IdentityEliminationPass, CommonSubexpressionEliminationPass, FoldConstants, PositivePadding, InferShapes,
-            RemoveUnusedNodesPass, DropIdentities, StaticSlice, ResizeRepeated, KeepAxes, StaticReshape,
+            RemoveUnusedNodesPass, DropIdentities, WholeActivations, PlainArgMax, StaticSlice, ResizeRepeated, KeepAxes,
+            StaticReshape,
         ),
         before=(ordered,),
         after=(ordered, regrouped),
