@@ -20,10 +20,11 @@ from cnnexport.conversion.passes.shapes import InferShapes  # noqa: E402
 
 RNG = np.random.default_rng(0)
 PASSES = [
-    passes.FoldConstants, passes.PositivePadding, passes.SayPadding, passes.DropIdentities, passes.ScalarFill,
-    passes.StaticSlice, passes.ResizeRepeated, passes.KeepAxes, passes.StaticReshape, passes.SettleTransposes, passes.GlobalPool,
-    passes.Narrow, passes.PermuteDenseAfterFlatten, passes.PermuteDenseBeforeReshape, passes.MergeCrop,
-    passes.FoldAffine, passes.MatMulToGemm, passes.MergePadding, passes.MergePoolPadding, passes.TransposesOfOnes,
+    passes.FoldConstants, passes.PositivePadding, passes.SayPadding, passes.DropIdentities, passes.WholeActivations,
+    passes.PlainArgMax, passes.ScalarFill, passes.StaticSlice, passes.ResizeRepeated, passes.KeepAxes,
+    passes.StaticReshape, passes.SettleTransposes, passes.GlobalPool, passes.Narrow, passes.PermuteDenseAfterFlatten,
+    passes.PermuteDenseBeforeReshape, passes.MergeCrop, passes.FoldAffine, passes.MatMulToGemm, passes.MergePadding,
+    passes.MergePoolPadding, passes.TransposesOfOnes,
     passes.JoinScaleAndShift, passes.SayFlatten,
 ]
 
@@ -53,6 +54,13 @@ LAST = IMAGE + "{ c = Relu(x) t = Transpose<perm=[0,2,3,1]>(c) "
 FIRST = " y = Transpose<perm=[0,3,1,2]>(r) }"
 STEPS = 'mode="nearest",coordinate_transformation_mode="asymmetric",nearest_mode="floor"'
 POOLED = IMAGE + "{ r = Relu(x) "
+SLOPED = "a = Relu(x) n = Neg(x) b = Relu(n) m = Mul(b, s) y = Add(a, m)"
+GATED = "a = Add(x, b) c = Clip(a, z, m) h = Div(c, m) y = Mul(x, h)"
+BELL = "a = Mul(h, x) n = Neg(x) m = Mul(n, r) e = Erf(m) s = Sub(o, e) y = Mul(a, s)"
+ROUND = "(float[50,4] x) => (y) { r = Round(x) v = Floor(x) "
+PLACED = (
+    "e = Equal(r, z) l = Less(x, g) b = And(e, l) c = Cast<to=1>(b) m = Mul(c, t) n = Not(b) d = Cast<to=1>(n) "
+    "p = Mul(r, d) k = Add(m, p) i = ArgMax<axis=1,keepdims=0>(k) y = Cast<to=1>(i)")
 RISE = "(float[batch,6,6,4] x) => (y) { c = Relu(x) "
 
 GRAPHS = {
@@ -303,6 +311,75 @@ GRAPHS = {
     "an expansion": (ROW + "{ y = Expand(x, r) }", {"r": i(1, 4)}),
     "a Split in the place of an identity": (
         "(float[batch,4] x) => (y, z) { y, z = Split<axis=1>(x, n) }", {"n": i(2, 2)}),
+    "a product with one that widens": (ROW + "{ r = Relu(x) y = Mul(r, k) }", {"k": np.ones((1, 1, 1), "float32")}),
+    "a product with ones": (ROW + "{ r = Relu(x) y = Mul(r, k) }", {"k": np.ones(4, "float32")}),
+    "a product with one row to many": (
+        "(float[batch,1] x) => (y) { r = Relu(x) y = Mul(r, k) }", {"k": np.ones(4, "float32")}),
+    "a product with two": (ROW + "{ r = Relu(x) y = Mul(k, r) }", {"k": np.float32(2)}),
+    "one divided": (ROW + "{ r = Exp(x) y = Div(k, r) }", {"k": np.float32(1)}),
+    "a product with one between ports": (ROW + "{ y = Mul(k, x) }", {"k": np.float32(1)}),
+    # Activations in pieces
+    **{f"a slope {name}": (head + "{ " + line + " }", arrays) for name, head, line, arrays in (
+        ("that is computed", IMAGE, SLOPED, {"s": Given(f(4, 1, 1))}),
+        ("of one axis", IMAGE, SLOPED, {"s": f(6)}),
+        ("of two places", IMAGE, SLOPED, {"s": f(4, 6, 6)}),
+        ("of each row", IMAGE.replace("batch", "3"), SLOPED, {"s": f(3, 1, 1, 1)}),
+        ("that widens", IMAGE.replace("4,6", "1,6"), SLOPED, {"s": f(4, 1, 1)}),
+        ("of more axes", IMAGE, SLOPED, {"s": f(2, 1, 4, 1, 1)}),
+        ("of something else", IMAGE, SLOPED.replace("n = Neg(x)", "t = Tanh(x) n = Neg(t)"), {"s": f(4, 1, 1)}),
+        ("of what is not turned", IMAGE, SLOPED.replace("Neg(x)", "Abs(x)"), {"s": f(4, 1, 1)}),
+        ("of what is read", IMAGE.replace("(y)", "(y, z)"), SLOPED + " z = Neg(b)", {"s": f(4, 1, 1)}),
+        ("that leaves", IMAGE.replace("(y)", "(y, m)"), SLOPED, {"s": f(4, 1, 1)}),
+        ("beside a Tanh", IMAGE, SLOPED.replace("a = Relu", "a = Tanh"), {"s": f(4, 1, 1)}))},
+    **{f"a gate {name}": (head + "{ " + line + " }", {
+        "b": np.float32(3), "z": np.float32(0), "m": np.float32(6), "s": np.float32(1 / 6), **arrays})
+       for name, head, line, arrays in (
+        ("by a product", IMAGE, GATED.replace("Div(c, m)", "Mul(s, c)"), {}),
+        ("of another height", IMAGE, GATED, {"b": np.float32(2), "m": np.float32(5)}),
+        ("by the wrong number", IMAGE, GATED.replace("Div(c, m)", "Div(c, b)"), {}),
+        ("by nothing", IMAGE, GATED.replace("Div(c, m)", "Mul(z, c)"), {}),
+        ("that divides", IMAGE, GATED.replace("Div(c, m)", "Div(m, c)"), {}),
+        ("to nothing", IMAGE, GATED.replace("Div(c, m)", "Mul(z, c)"), {"m": np.float32(0)}),
+        ("from one", IMAGE, GATED, {"z": np.float32(1)}),
+        ("to below zero", IMAGE, GATED, {"m": np.float32(-1)}),
+        ("to an unknown number", IMAGE, GATED.replace("z, m)", "z, q)"), {"q": Given(np.array(6, "float32"))}),
+        ("from an unknown number", IMAGE, GATED.replace("z, m)", "q, m)"), {"q": Given(np.array(1, "float32"))}),
+        ("from nothing", IMAGE, GATED.replace("z, m)", ", m)"), {}),
+        ("of channels", IMAGE, GATED, {"b": f(4, 1, 1)}),
+        ("of more axes", IMAGE, GATED, {"b": f(1, 1, 1, 1, 1)}),
+        ("that is read", IMAGE.replace("(y)", "(y, v)"), GATED + " v = Neg(h)", {}),
+        ("whose pieces are read", IMAGE.replace("(y)", "(y, v)"), GATED + " v = Neg(c)", {}),
+        ("whose sum is read", IMAGE.replace("(y)", "(y, v)"), GATED + " v = Neg(a)", {}),
+        ("of something else", IMAGE, GATED.replace("y = Mul(x, h)", "w = Tanh(x) y = Mul(w, h)"), {}))},
+    "a flatter gate": (IMAGE + "{ h = HardSigmoid<alpha=0.2,beta=0.5>(x) y = Mul(x, h) }", {}),
+    "a higher gate": (IMAGE + "{ h = HardSigmoid<alpha=0.16666667,beta=0.4>(x) y = Mul(x, h) }", {}),
+    **{f"a bell's integral {name}": (head + "{ " + line + " }", {
+        "h": np.float32(0.5), "o": np.float32(1), "r": np.float32(0.5 ** 0.5), **arrays})
+       for name, head, line, arrays in (
+        ("", IMAGE, BELL, {}),
+        ("of another width", IMAGE, BELL, {"r": np.float32(0.6)}),
+        ("of another height", IMAGE, BELL, {"h": np.float32(0.6)}),
+        ("from another number", IMAGE, BELL, {"o": np.float32(2)}),
+        ("from several numbers", IMAGE, BELL, {"o": f(4, 1, 1)}),
+        ("of two", IMAGE, BELL.replace("Neg(x)", "Neg(a)"), {}),
+        ("of what is not turned", IMAGE, BELL.replace("Neg(x)", "Abs(x)"), {}),
+        ("of more axes", IMAGE, BELL, {"h": np.full((1, 1, 1, 1, 1), 0.5, "float32")}),
+        ("that is read", IMAGE.replace("(y)", "(y, z)"), BELL + " z = Neg(s)", {}),
+        ("whose half is read", IMAGE.replace("(y)", "(y, z)"), BELL + " z = Neg(a)", {}))},
+    # The place of a maximum
+    **{f"a place {name}": (ROUND.replace("(y)", outputs) + line + " }", {
+        "z": np.float32(0), "g": np.float32(9), "t": np.float32(-1.1754943508222875e-38), **arrays})
+       for name, outputs, line, arrays in (
+        ("of maps", "(y)", PLACED, {}),
+        ("by another bound", "(y)", PLACED, {"z": np.float32(1)}),
+        ("by a larger number", "(y)", PLACED, {"t": np.float32(-9)}),
+        ("of more axes", "(y)", PLACED, {"t": np.full((1, 1, 1), -1.1754943508222875e-38, "float32")}),
+        ("by numbers for each", "(y)", PLACED, {"t": -f(4)}),
+        ("of another condition", "(y)", PLACED.replace("Not(b)", "Not(l)"), {}),
+        ("of other maps", "(y)", PLACED.replace("Mul(r, d)", "Mul(v, d)"), {}),
+        ("in a sum", "(y)", PLACED.replace("Not(b)", "And(b, b)"), {}),
+        ("whatever else is asked", "(y)", PLACED.replace("And(e, l)", "Or(e, l)"), {}),
+        ("that is read", "(y, w)", PLACED + " w = Neg(k)", {}))},
     # Sequences
     "a convolution of the input": (IMAGE + "{ y = Conv(x, w) }", {"w": f(5, 4, 1, 3)}),
     "a convolution behind a Relu": (IMAGE + "{ r = Relu(x) y = Conv(r, w) }", {"w": f(5, 4, 1, 3)}),

@@ -20,7 +20,7 @@ __all__ = ["DEFAULT_OPSET", "Converted", "Port", "convert_model", "input_ports"]
 ROLES = {
     "Conv:1": "kernel", "Conv:2": "bias", "ConvTranspose:1": "kernel", "ConvTranspose:2": "bias",
     "Gemm:1": "kernel", "Gemm:2": "bias", "MatMul:1": "kernel", "Reshape:1": "shape", "Pad:1": "pads",
-    "BatchNormalization:1": "gamma", "BatchNormalization:2": "beta",
+    "PRelu:1": "slope", "BatchNormalization:1": "gamma", "BatchNormalization:2": "beta",
     "BatchNormalization:3": "moving_mean", "BatchNormalization:4": "moving_variance",
     "Add:1": "add", "Mul:1": "multiply", "Sub:1": "subtract", "Div:1": "divide",
 }

@@ -100,7 +100,7 @@ def _parts(
 
 
 SIZES = ((33, 64), (50, 41), (37, 53), (160, 144))
-"""Heights and widths at which a network that leaves them open is tried too: odd and even in each place, primes, large."""
+"""Heights and widths at which a network that leaves them open is tried too: odd, even, prime, large."""
 SMALLEST = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 """Sizes of which the first that the network takes is tried."""
 

@@ -11,6 +11,8 @@ from onnx_ir.passes.common import (
     RemoveUnusedNodesPass,
 )
 
+from cnnexport.conversion.passes.activations import WholeActivations
+from cnnexport.conversion.passes.argmax import PlainArgMax
 from cnnexport.conversion.passes.branches import OwnOutputs
 from cnnexport.conversion.passes.conditions import (
     Broken,
@@ -57,8 +59,8 @@ STAGES = (
         "normalise",
         (
             IdentityEliminationPass, OwnOutputs, CommonSubexpressionEliminationPass, FoldConstants, PositivePadding,
-            SayPadding, InferShapes, RemoveUnusedNodesPass, DropIdentities, ScalarFill, StaticSlice, ResizeRepeated,
-            KeepAxes, StaticReshape,
+            SayPadding, InferShapes, RemoveUnusedNodesPass, DropIdentities, WholeActivations, PlainArgMax, ScalarFill,
+            StaticSlice, ResizeRepeated, KeepAxes, StaticReshape,
         ),
         before=(ordered,),
         after=(ordered, regrouped),
