@@ -32,7 +32,7 @@ from cnnexport.conversion.passes.gemm import MatMulToGemm
 from cnnexport.conversion.passes.global_pool import GlobalPool
 from cnnexport.conversion.passes.identities import DropIdentities
 from cnnexport.conversion.passes.narrow import Narrow
-from cnnexport.conversion.passes.padding import MergePadding, SayPadding
+from cnnexport.conversion.passes.padding import HoldPadding, MergePadding, SayPadding
 from cnnexport.conversion.passes.reshape import SayFlatten, StaticReshape
 from cnnexport.conversion.passes.scale_shift import JoinScaleAndShift
 from cnnexport.conversion.passes.shapes import InferShapes
@@ -74,8 +74,8 @@ STAGES = (
     Stage(
         "fold",
         (
-            MergeCrop, FoldAffine, MatMulToGemm, MergePadding, TransposesOfOnes, StaticReshape, JoinScaleAndShift,
-            SayFlatten,
+            MergeCrop, FoldAffine, MatMulToGemm, MergePadding, HoldPadding, TransposesOfOnes, StaticReshape,
+            JoinScaleAndShift, SayFlatten,
         ),
         before=(settled,),
         after=(ordered, settled, folded),

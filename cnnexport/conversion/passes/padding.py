@@ -1,4 +1,4 @@
-"""Say a Conv's padding in numbers, and merge a Pad of zeros into that of the Conv that alone reads it.
+"""Say a Conv's padding in numbers, merge a Pad of zeros into that of the Conv that alone reads it, keep a pooling's.
 
 Never changes: automatic padding that depends on the size (strides), or of a kernel that is not known; a Pad by
 another value or mode, of batch or channels, or before a convolution with automatic padding.
@@ -10,9 +10,11 @@ import numpy as np
 import onnx_ir as ir
 
 from cnnexport.conversion.passes.rewriting import (
+    add_initializer,
     constant,
     given,
     known_shape,
+    maker,
     nodes,
     padded_by_numbers,
     pads_of,
@@ -43,6 +45,39 @@ class SayPadding(ir.passes.InPlacePass):
             pads = less + more if kind == "SAME_UPPER" else more + less
             del node.attributes["auto_pad"]
             node.attributes["pads"] = ir.AttrInt64s("pads", pads)
+            modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+_POSITIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softplus", "Softmax", "Abs", "Exp", "Sqrt")
+"""Operators whose results a maximum with zeros leaves as they are."""
+
+
+class HoldPadding(ir.passes.InPlacePass):
+    """Pad a pooling's map by -0 where zeros count: ONNX Runtime makes a Pad by 0 the pooling's own, which is no number.
+
+    Never changes: what is padded by another number, or, before a maximum, holds no negative ones.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        modified = False
+        for node in nodes(graph, "Pad"):
+            pool = read_alone(node.outputs[0], "MaxPool", "AveragePool")
+            value, dtype = given(node, 2), node.outputs[0].dtype
+            fill = np.zeros(1) if value is None else constant(value)
+            if pool is None or fill is None or fill.any() or np.signbit(fill).any() or dtype is None:
+                continue
+            if node.attributes.get_string("mode", "constant") != "constant" or not dtype.is_floating_point():
+                continue
+            before = maker(node.inputs[0], *_POSITIVE, "Clip")
+            least = None if before is None else given(before, 1)
+            if pool.op_type == "MaxPool" and before is not None and (
+                    before.op_type != "Clip" or ((low := constant(least)) is not None and low.min() >= 0)):
+                continue
+            zero = add_initializer(graph, np.array(-0.0, dtype.numpy()), f"{node.name}__value")
+            node.resize_inputs(max(3, len(node.inputs)))
+            node.replace_input_with(2, zero)
             modified = True
         return ir.passes.PassResult(model, modified)
 
