@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from cnnexport.conversion import convert_model
 from cnnexport.conversion.write import write_model
+from cnnexport.errors import InputError, UsageError
 from cnnexport.keras_files import heads
 from tests.test_layers import chain, expected_outputs, later, randomise
 
@@ -254,3 +255,57 @@ def test_a_choice_keeps_what_is_not_finite(name: str, tmp_path: Any) -> None:
     lone = chain((9, 8, 4), *([later(L.ReLU, threshold=0.1)] if name == "a threshold" else
                               [later(L.Lambda, stepped, output_shape=lambda s: s)]))
     agrees(lone(), tmp_path, given=extreme)
+
+
+RESIZED: dict[str, Callable[[], Any]] = {
+    **{f"Resizing, {how}": chain((9, 8, 3), later(L.Resizing, 6, 13, interpolation=how), later(L.Conv2D, 4, 3))
+       for how in ("area", "bicubic", "lanczos3", "lanczos5", "bilinear", "nearest")},
+    **{f"UpSampling2D, {how}": chain((9, 8, 3), later(L.UpSampling2D, (2, 3), interpolation=how))
+       for how in ("bicubic", "lanczos3", "lanczos5")},
+    **{f"UpSampling2D at open size, {how}": chain(OPEN, later(L.Conv2D, 4, 3),
+                                                  later(L.UpSampling2D, 2, interpolation=how))
+       for how in ("bilinear", "bicubic", "nearest")},
+    "UpSampling2D, channels first": chain(
+        (3, None, None), later(L.UpSampling2D, (2, 3), interpolation="bilinear", **FIRST)),
+    "antialias": chain((9, 8, 3), later(L.Lambda, lambda x: ops.image.resize(x, (5, 6), antialias=True))),
+}
+
+
+@pytest.mark.parametrize("name", RESIZED)
+def test_images_of_another_size(name: str, tmp_path: Any) -> None:
+    # Where channels come first, --layout nchw moves a side to their place: ONNX Runtime resizes no such.
+    layouts = ("nhwc",) if "channels first" in name else ("nhwc", "nchw")
+    for counts in agrees(RESIZED[name](), tmp_path, layouts=layouts):
+        assert counts["MatMul"] in (0, 2) and counts["Transpose"] <= 3
+
+
+@pytest.mark.parametrize("how", ["area", "lanczos3"])
+def test_a_kernel_of_no_operator_at_open_size_is_told(how: str) -> None:
+    model = chain(OPEN, later(L.Resizing, 6, 13, interpolation=how, name="culprit"))()
+    with pytest.raises(InputError, match=r"fixed size only.*input-shape") as caught:
+        convert_model(model, output_names=["out"])
+    assert "\n" not in str(caught.value)
+
+
+def patches(strides: int, rates: int, padding: str) -> Callable[[Any], Any]:
+    return lambda x: tf.image.extract_patches(
+        x, [1, 3, 2, 1], [1, strides, strides, 1], [1, rates, rates, 1], padding)
+
+
+@pytest.mark.parametrize("given", [(1, 1, "SAME"), (2, 1, "VALID"), (1, 2, "SAME")])
+def test_patches_of_an_image_are_a_convolution(given: Any, tmp_path: Any) -> None:
+    model = chain(OPEN, later(L.Lambda, patches(*given)), later(L.Conv2D, 4, 1))()
+    assert agrees(model, tmp_path)[1] == {"Conv": 2}
+
+
+@pytest.mark.parametrize("pooling", [L.MaxPooling2D, L.AveragePooling2D])
+def test_zeros_around_a_pooling_count(pooling: Any, tmp_path: Any) -> None:
+    """ONNX Runtime makes them the pooling's own padding, which does not count."""
+    agrees(chain((9, 8, 3), later(L.ZeroPadding2D, 1), later(pooling, 3, 2))(), tmp_path, given=lambda x: -abs(x))
+
+
+def test_a_batch_that_the_model_fixes_is_not_another() -> None:
+    model = keras.Sequential([keras.Input((8, 8, 3), batch_size=4), L.Conv2D(2, 3)])
+    with pytest.raises(UsageError, match="fixes it to 4"):
+        convert_model(model, output_names=["out"], batch=2)
+    assert convert_model(model, output_names=["out"], batch=4).inputs[0].shape[0] == 4

@@ -452,6 +452,12 @@ GRAPHS = {
     "a padding of named axes": (
         IMAGE + "{ p = Pad(x, n, , e) y = Conv(p, w) }",
         {"n": i(0, 0, 1, 1, 0, 0, 0, 0), "e": i(2, 3, 1, 0), "w": f(5, 5, 3, 3)}),
+    "a padding by zeros before a maximum": (
+        "(float[batch,4,6,6] z) => (y) { x = Neg(z) p = Pad(x, n) y = MaxPool<kernel_shape=[3,3]>(p) }",
+        {"n": i(0, 0, 1, 1, 0, 0, 1, 1)}),
+    "a padding by ones before a maximum": (
+        IMAGE + "{ p = Pad(x, n, v) y = MaxPool<kernel_shape=[3,3]>(p) }",
+        {"n": i(0, 0, 1, 1, 0, 0, 1, 1), "v": np.float32(1)}),
     "a padding before automatic padding": (
         IMAGE + '{ p = Pad(x, n) y = Conv<auto_pad="SAME_UPPER">(p, w) }',
         {"n": i(0, 0, 1, 0, 0, 0, 0, 1), "w": f(5, 4, 3, 3)}),

@@ -102,7 +102,7 @@ def test_an_open_size_is_tried_at_several(tmp_path: Path) -> None:
     model = keras.Model(image, layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, padding="same")(image)))
     answers = live.ask(model, [Port("x", (None, None, None, 3), "float32")])
     kinds = [a.case.kinds[0] for a in answers.answers]
-    assert {"size 1x1", "size 33x65", "size 37x53"} <= set(kinds)
+    assert {"size 1x1", "size 33x64", "size 37x53"} <= set(kinds)
 
     def change(proto: onnx.ModelProto) -> None:
         node = next(n for n in proto.graph.node if n.op_type == "GlobalAveragePool")
@@ -125,7 +125,7 @@ def test_a_size_that_the_network_does_not_take_is_left_out() -> None:
     both = layers.Add()([layers.UpSampling2D(2)(x), layers.Conv2D(2, 1)(image)])  # even sizes, or what is spread
     answers = live.ask(keras.Model(image, both), [Port("x", (None, None, None, 3), "float32")])
     assert {a.case.kinds[0] for a in answers.answers if a.case.kinds[0].startswith("size")} == {
-        "size 1x1", "size 48x40", "size 160x144"}
+        "size 1x1", "size 160x144"}
 
 
 def test_the_runtimes_own_fault_is_told_from_the_files(tmp_path: Path) -> None:

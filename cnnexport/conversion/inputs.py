@@ -21,7 +21,7 @@ def input_ports(
 
     Raises:
         InputError: the model does not know its input shapes.
-        UsageError: ``input_shape`` contradicts the model.
+        UsageError: ``input_shape`` or ``batch`` contradicts the model.
     """
     import keras
 
@@ -36,6 +36,10 @@ def input_ports(
                              "leave --input-shape out")
     used: set[str] = set()
     ports = []
+    fixed = _fixed_batch(model)
+    if batch is not None and fixed not in (None, batch):
+        raise UsageError(f"batch is {batch}, but the model's Input fixes it to {fixed}; give --batch {fixed}, or "
+                         "leave it out")
     for name, own, dtype in known:
         name = "input" if len(known) == 1 else name.split(":")[0]
         while name in used:
@@ -66,3 +70,11 @@ def _inputs(model: Any) -> list[tuple[str, tuple[int | None, ...], Any]]:
         return [("input", tuple(built[1:]), model.input_dtype)]
     raise InputError(f"model '{model.name}' does not know its input shape; call it once on data, or give it "
                      "an Input layer, before saving it")
+
+
+def _fixed_batch(model: Any) -> int | None:
+    """The batch that the model's inputs fix, if one does."""
+    import keras
+
+    tensors = keras.tree.flatten(getattr(model, "inputs", None) or [])
+    return next((int(t.shape[0]) for t in tensors if t.shape and t.shape[0] is not None), None)

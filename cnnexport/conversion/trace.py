@@ -99,6 +99,8 @@ def _layer_scopes(layers: Sequence[tuple[str, Any]], failed: list[str]) -> Itera
     def scoped(index: int, layer: Any, call: Any) -> Any:
         if isinstance(layer, keras.layers.TimeDistributed):
             call = _steps_as_items(layer, call)
+        elif isinstance(layer, keras.layers.UpSampling2D) and layer.interpolation != "nearest":
+            call = _resized(layer, call)
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             try:
@@ -147,6 +149,22 @@ def _steps_as_items(layer: Any, call: Any) -> Any:
         return ops.reshape(made, (batch, steps, *ops.shape(made)[1:]))
 
     return at_once
+
+
+def _resized(layer: Any, call: Any) -> Any:
+    """Let a layer enlarge images of a size that only the graph knows, where Keras wants to compare it."""
+    import tensorflow as tf
+
+    def graphed(x: Any, *args: Any, **kwargs: Any) -> Any:
+        first = layer.data_format == "channels_first"
+        if None not in x.shape[2 if first else 1:][:2]:
+            return call(x, *args, **kwargs)
+        images = tf.transpose(x, [0, 2, 3, 1]) if first else x
+        made = tf.image.resize(images, tf.shape(images)[1:3] * tf.constant(layer.size), method=layer.interpolation)
+        made = tf.cast(made, x.dtype)
+        return tf.transpose(made, [0, 3, 1, 2]) if first else made
+
+    return graphed
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def translate(
     import tensorflow as tf
     from tf2onnx import tfonnx
 
-    from cnnexport.conversion.operators import HANDLERS
+    from cnnexport.conversion import operators, resizing
 
     target = min(opset, MAX_TRANSLATED_OPSET)
     try:
@@ -71,7 +71,7 @@ def translate(
             result = tfonnx.process_tf_graph(
                 graph,
                 opset=target,
-                custom_op_handlers=dict(HANDLERS),
+                custom_op_handlers=operators.HANDLERS | resizing.HANDLERS,
                 input_names=[*trace.inputs, *(v for v in trace.variables if v not in trace.filled)],
                 output_names=list(dict.fromkeys(trace.outputs)),
                 inputs_as_nchw=[n for n, first in zip(trace.inputs, channels_first) if first],

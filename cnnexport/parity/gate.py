@@ -126,13 +126,14 @@ def judge(
                         lower_precision=lower_in_file(file, answers.precision))
         layers = _compare_kept_layers(answers, facts, criterion.tolerance, exposed, found.agree)
         doubtful = _doubtful(answers, found, layers)
-        if tell is not None and doubtful != ([], []):
-            truth = tell(*doubtful)
+        truth = tell(*doubtful) if tell is not None and doubtful != ([], []) else None
+        if truth is not None:
             found = replace(found, comparisons=tuple(
                 _compare_outputs(answers, facts, criterion.tolerance, exposed, truth)))
-            if not found.agree and runtime == runtimes.DEFAULT:
-                plain = _compare_outputs(answers, facts, criterion.tolerance, exposed, truth, optimised=False)
-                found = _told_apart(found, plain)
+        if tell is not None and not found.agree and runtime == runtimes.DEFAULT:
+            plain = _compare_outputs(answers, facts, criterion.tolerance, exposed, truth, optimised=False)
+            found = _told_apart(found, plain)
+        if truth is not None or found.optimiser:
             layers = _compare_kept_layers(answers, facts, criterion.tolerance, exposed, found.agree, truth)
     return weighed(answers, facts, criterion, found, layers)
 

@@ -1,4 +1,4 @@
-"""Say a Conv's padding in numbers, and merge a Pad of zeros into that of the Conv that alone reads it.
+"""Say a Conv's padding in numbers, merge a Pad of zeros into that of the Conv that alone reads it, keep a pooling's.
 
 Never changes: automatic padding that depends on the size (strides), or of a kernel that is not known; a Pad by
 another value or mode, of batch or channels, or before a convolution with automatic padding.
