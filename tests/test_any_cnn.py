@@ -5,6 +5,7 @@ Each is converted in both layouts with a dynamic batch and compared at several s
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +16,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 import tensorflow as tf
+from msgspec import UNSET
 
+from cnnexport.bundle import manifest
 from cnnexport.conversion import convert_model
 from cnnexport.conversion.write import write_model
 from cnnexport.errors import InputError, UsageError
@@ -273,7 +276,7 @@ RESIZED: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("name", RESIZED)
 def test_images_of_another_size(name: str, tmp_path: Any) -> None:
-    # Where channels come first, --layout nchw moves a side to their place: ONNX Runtime resizes no such.
+    # Where a model's own channels come first, nchw puts a side in their place, which ONNX Runtime does not resize.
     layouts = ("nhwc",) if "channels first" in name else ("nhwc", "nchw")
     for counts in agrees(RESIZED[name](), tmp_path, layouts=layouts):
         assert counts["MatMul"] in (0, 2) and counts["Transpose"] <= 3
@@ -309,3 +312,19 @@ def test_a_batch_that_the_model_fixes_is_not_another() -> None:
     with pytest.raises(UsageError, match="fixes it to 4"):
         convert_model(model, output_names=["out"], batch=2)
     assert convert_model(model, output_names=["out"], batch=4).inputs[0].shape[0] == 4
+
+
+@pytest.mark.parametrize("name", ["a b", "x:0", "c(1)", "é", "a@b", "层", "plain"])
+def test_a_name_that_tensorflow_does_not_take(name: str, tmp_path: Any) -> None:
+    """ONNX' inputs and outputs get one of letters and digits; the layers keep theirs."""
+    keras.utils.clear_session()
+    left, right = keras.Input((8, 8, 3), name=name), keras.Input((8, 8, 3), name="right")
+    inner = keras.Sequential([keras.Input((8, 8, 3)), L.Conv2D(2, 3, name=name)], name=f"{name}_inner")
+    model = keras.Model([left, right], [L.ReLU(name=name + "2")(inner(L.Add()([left, right]))), left], name=name)
+    agrees(model, tmp_path)
+    converted = convert_model(model, output_names=heads.output_names(model, [None] * 2))
+    assert f"{name}_inner/{name}" in converted.layers and model.get_layer(f"{name}_inner").name == f"{name}_inner"
+    port = converted.inputs[0]
+    assert re.fullmatch(r"[A-Za-z0-9_]+", port.name) and (port.keras_name or port.name) == name
+    assert manifest.input_tensor(port, None).keras_name == (UNSET if name == "plain" else name)
+    assert any(f"{name}_inner/{name}/" in str(node.name) for node in converted.model.graph)

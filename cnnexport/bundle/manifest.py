@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Literal
 
-from msgspec import structs
+from msgspec import UNSET, structs
 
 from cnnexport.architectures.spec import Architecture, Preprocessing
 from cnnexport.bundle.records import ArchitectureFacts, ImageSteps, PreprocessingFacts, Range, Tensor
@@ -42,7 +42,7 @@ def input_tensor(port: Port, value_range: Range | None) -> Tensor:
         shape = ("batch", *shape[1:])
     layout: Literal["NCHW", "NHWC"] = "NCHW" if port.channels_first else "NHWC"
     return Tensor(name=port.name, dtype=port.dtype, shape=shape, layout=layout if len(shape) == 4 else None,
-                  value_range=value_range)
+                  value_range=value_range, keras_name=port.keras_name or UNSET)
 
 
 def output_tensor(port: Port) -> Tensor:

@@ -35,6 +35,7 @@ class Tensor(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     layout: Annotated[Literal["NHWC", "NCHW"] | None, Meta(description="Of 4-D tensors.")]
     value_range: Annotated[Range | None, Meta(description="Lowest and highest value; null where it is not known.")]
     meaning: Annotated[str | UnsetType | None, Meta(description="Of an output.")] = UNSET
+    keras_name: Annotated[str | UnsetType, Meta(description="Where it is another.")] = UNSET
 
 
 class Provenance(Struct, frozen=True, kw_only=True):

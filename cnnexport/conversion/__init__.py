@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cnnexport.conversion.inputs import input_ports
-from cnnexport.conversion.ports import Port
+from cnnexport.conversion.ports import Port, safe_names
 from cnnexport.options import DEFAULT_OPSET, check_opset
 
 if TYPE_CHECKING:
@@ -85,10 +85,12 @@ def convert_model(
     output_first = [layout == "nchw" and len(s) == 4 for s, _ in traced.output_specs]
     proto, known = translate(
         traced, opset=opset, channels_first=[p.channels_first for p in inputs], outputs_first=output_first)
-    names = _apart(output_names or _names(traced), [port.name for port in inputs])
+    names = list(output_names or _names(traced))
+    safe = safe_names(names, [port.name for port in inputs], instead="output")
     outputs = tuple(
-        Port(name, (batch, *shape[1:]) if shape else shape, dtype, first)
-        for name, (shape, dtype), first in zip(names, traced.output_specs, output_first, strict=True))
+        Port(name, (batch, *shape[1:]) if shape else shape, dtype, first, None if name == keras_name else keras_name)
+        for name, keras_name, (shape, dtype), first in zip(
+            safe, names, traced.output_specs, output_first, strict=True))
     clock = timed("convert", clock)
 
     progress("fold")
@@ -109,15 +111,3 @@ def _names(traced: Trace) -> list[str]:
         return ["probabilities"]
     shape, _ = traced.output_specs[0]
     return ["logits" if len(shape) == 2 and traced.ends[0] in ("MatMul", "BiasAdd") else "features"]
-
-
-def _apart(names: Sequence[str], taken: Sequence[str]) -> list[str]:
-    """``names``, each with a suffix where it, or an input, is called so already."""
-    used = set(taken)
-    found = []
-    for name in names:
-        while name in used:
-            name += "_1"
-        used.add(name)
-        found.append(name)
-    return found

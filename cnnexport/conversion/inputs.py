@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from cnnexport.conversion.ports import Port
+from cnnexport.conversion.ports import Port, safe_names
 from cnnexport.errors import InputError, UsageError
 
 
@@ -34,20 +35,18 @@ def input_ports(
             given = "x".join("?" if d is None else str(d) for d in input_shape)
             raise UsageError(f"input shape {given} does not fit the model, which takes {expected}; "
                              "leave --input-shape out")
-    used: set[str] = set()
     ports = []
     fixed = _fixed_batch(model)
     if batch is not None and fixed not in (None, batch):
         raise UsageError(f"batch is {batch}, but the model's Input fixes it to {fixed}; give --batch {fixed}, or "
                          "leave it out")
-    for name, own, dtype in known:
-        name = "input" if len(known) == 1 else name.split(":")[0]
-        while name in used:
-            name += "_1"
-        used.add(name)
+    names = [name for name, _, _ in known] if len(known) > 1 else ["input"]
+    safe = safe_names([re.sub(r":\d+$", "", name) for name in names], instead="input")
+    for name, keras_name, (_, own, dtype) in zip(safe, names, known):
         shape = (batch, *(input_shape or own))
         first = layout == "nchw" and len(shape) == 4
-        ports.append(Port(name, shape, keras.backend.standardize_dtype(dtype), first))
+        ports.append(Port(name, shape, keras.backend.standardize_dtype(dtype), first,
+                          None if name == keras_name else keras_name))
     return tuple(ports)
 
 

@@ -7,6 +7,7 @@ the ONNX file is written.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -119,6 +120,16 @@ def _layer_scopes(layers: Sequence[tuple[str, Any]], failed: list[str]) -> Itera
 
 
 @contextmanager
+def _named_for_tensorflow(operations: Sequence[tuple[str, Any]]) -> Iterator[None]:
+    """Give layers whose names TensorFlow's name scopes do not take others while the block runs."""
+    with ExitStack() as stack:
+        for index, (_, operation) in enumerate(operations):
+            if not re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*", operation.name):
+                stack.enter_context(internals.replaced(operation, "name", f"cnnexport_named_{index}"))
+        yield
+
+
+@contextmanager
 def _unrolled(layer: Any, args: Sequence[Any]) -> Iterator[None]:
     """Unroll a recurrent layer over a known number of steps while the block runs.
 
@@ -211,7 +222,8 @@ def trace(model: Any, signature: Sequence[tuple[str, tuple[int | None, ...], str
               for i, v in enumerate(variables)]
     failed: list[str] = []
     try:
-        with _layer_scopes(operations, failed), _inlined(), internals.native_dilations():
+        with _layer_scopes(operations, failed), _named_for_tensorflow(operations), _inlined(), \
+                internals.native_dilations():
             concrete = tf.function(function, autograph=False).get_concrete_function(*specs)
     except Exception as error:
         # The innermost layer that an exception passed comes first; the model itself is the outermost.
