@@ -13,9 +13,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from savedmodels import legacy_optimizer
 
 from cnnexport.keras_files import internals
+from tests.savedmodels import legacy_optimizer
 
 layers = keras.layers
 X = np.arange(6, dtype="float32").reshape(2, 3)
