@@ -49,21 +49,3 @@ def legacy_optimizer(folder: Path) -> Path:
     optimizer.user_object.version.producer = 2
     (folder / "saved_model.pb").write_bytes(stored.SerializeToString())
     return folder
-
-
-def called_loop(folder: Path) -> Path:
-    """A SavedModel whose loop is in a function, which is told a constant that its operators must know."""
-    import tensorflow as tf
-
-    module = tf.Module()
-    module.weight = tf.Variable([[2.0], [4.0]])
-
-    @tf.function
-    def inner(x: Any, order: Any) -> Any:
-        turned = tf.transpose(x, order) * module.weight
-        return tf.while_loop(lambda i, y: i < 3, lambda i, y: (i + 1, tf.tanh(y)), [tf.constant(0), turned])[1]
-
-    module.f = tf.function(lambda x: {"y": tf.transpose(inner(x, tf.constant([1, 0])))},
-                           input_signature=[tf.TensorSpec((None, 2), name="x")])
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.f})
-    return folder
