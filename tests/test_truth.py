@@ -17,6 +17,7 @@ from cnnexport.conversion.write import write_model
 from cnnexport.errors import ParityError
 from cnnexport.keras_files import heads
 from cnnexport.parity import live, truth, witness
+from cnnexport.verification import verify
 
 
 def hard(size: int | None = 32) -> Any:
@@ -53,6 +54,10 @@ def test_a_right_file_of_a_hard_network_passes(tmp_path: Path) -> None:
     assert told and {c["truth"] for c in told} == {"float64"}, "the bounds alone would have let it pass"
     worst = max(told, key=lambda c: c["max_error"])
     assert worst["keras_error"] > 1e-4 and worst["max_error"] <= worst["allowed_error"]
+    assert made.parity["worst_error"] <= made.parity["tolerance"]["max_error"], "what is told by the truth stands apart"
+    assert made.parity["by_truth"]["rows"] and made.parity["by_truth"]["times"] >= 1
+    assert "Keras itself loses digits" in (made.path / "README.md").read_text()
+    verify(made.path)
 
 
 @pytest.mark.parametrize("share", [1.02, 0.9])

@@ -186,6 +186,15 @@ class StoredBounds(Struct, frozen=True, kw_only=True):
     rms_error: Annotated[float, Meta(gt=0)]
 
 
+class ByTruth(Struct, frozen=True, kw_only=True):
+    """Rows in which Keras itself loses digits, judged by their distance from the truth."""
+
+    rows: Size
+    ill: Annotated[Size, Meta(description="Of these, in which float32 means nothing: they prove nothing.")]
+    told_by: Annotated[str, Meta(description="float64: the same network in it; rounding: Keras moved by it.")]
+    times: Annotated[float | None, Meta(description="The largest error, in those of Keras.")]
+
+
 class SensitivityFacts(Struct, frozen=True, kw_only=True):
     """Whether a change of each layer's weights would be seen."""
 
@@ -218,7 +227,9 @@ class Parity(Struct, frozen=True, kw_only=True):
     optimiser: Annotated[str | None, Meta(
         description="coarse: the runtime's graph optimisation rounds more than Keras; without it the file is within "
                     "the bounds.")] = None
-    worst_error: Annotated[float | None, Meta(description="In standard deviations of Keras' output.")]
+    worst_error: Annotated[float | None, Meta(
+        description="In standard deviations of Keras' output, of the rows that keep the tolerance.")]
+    by_truth: ByTruth | UnsetType = UNSET
     stored: Annotated[StoredBounds | UnsetType, Meta(
         description="What the stored test vectors may be off, where it is more than the tolerance.")] = UNSET
     comparisons: Annotated[tuple[dict[str, Any], ...], Meta(

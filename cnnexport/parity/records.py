@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from msgspec import UNSET
 
-from cnnexport.bundle.records import Parity, SensitivityFacts, StoredBounds, ToleranceFacts
+from cnnexport.bundle.records import ByTruth, Parity, SensitivityFacts, StoredBounds, ToleranceFacts
 from cnnexport.parity.gate import Verdict
 from cnnexport.parity.inputs import BUDGET
 from cnnexport.parity.tolerances import PERTURBATION, Tolerance, tolerance
@@ -25,13 +25,18 @@ def record(
     # Probabilities have a bound of their own, which their logits set.
     behind = {(r.output, r.batch, r.kind) for r in results if r.level != "output"}
     telling = [r for r in results if r.level != "output" or (r.output, r.batch, r.kind) not in behind]
-    telling = [r for r in telling if not r.ill] or telling
+    own = allowed or tolerance()
+    hard = [r for r in telling if r.truth and (r.max_error > own.max_error or r.rms_error > own.rms_error)]
+    telling = [r for r in telling if r not in hard] or telling
     return Parity(
         passed=verdict.passed, reason=verdict.reason, model_sha256=sha256, versions=versions,
         batches=tuple(sorted({r.batch for r in results})), batch_budget_macs=BUDGET,
         kinds=tuple(dict.fromkeys(r.kind for r in results)), seed=seed,
-        tolerance=ToleranceFacts(**asdict(allowed or tolerance()), reason=_REASON),
+        tolerance=ToleranceFacts(**asdict(own), reason=_REASON),
         lower_precision=verdict.lower_precision, optimiser=verdict.optimiser, stored=_stored(verdict) or UNSET,
+        by_truth=ByTruth(
+            rows=len(hard), ill=sum(r.ill for r in hard), told_by=str(hard[0].truth),
+            times=_number(max(r.max_error / r.keras_error if r.keras_error else 0.0 for r in hard))) if hard else UNSET,
         worst_error=_number(max((r.max_error for r in telling), default=float("inf"))),
         comparisons=tuple(map(_values, results)), layers=tuple(map(_values, verdict.layers)),
         first_diverging_layer=verdict.first_diverging,
