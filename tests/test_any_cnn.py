@@ -335,3 +335,12 @@ def test_a_name_that_tensorflow_does_not_take(name: str, tmp_path: Any) -> None:
     assert re.fullmatch(r"[A-Za-z0-9_]+", port.name) and (port.keras_name or port.name) == name
     assert manifest.input_tensor(port, None).keras_name == (UNSET if name == "plain" else name)
     assert any(f"{name}_inner/{name}/" in str(node.name) for node in converted.model.graph)
+
+
+@pytest.mark.parametrize("policy", ["float64", "bfloat16", "mixed_bfloat16", "float8_from_float32"])
+def test_a_precision_that_nothing_can_prove_is_told(policy: str) -> None:
+    model = keras.Sequential([keras.Input((12, 12, 3)), L.Conv2D(4, 3, dtype=policy.replace(
+        "float8_from_float32", "float32")), L.GlobalAveragePooling2D(), L.Dense(3, dtype=policy)])
+    with pytest.raises(InputError, match=policy.removeprefix("mixed_").partition("_")[0]) as caught:
+        convert_model(model, output_names=["out"], opset=22)
+    assert "dtype policy" in str(caught.value) and "\n" not in str(caught.value)

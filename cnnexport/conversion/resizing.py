@@ -82,10 +82,16 @@ def _weights(node: Any, start: int, final: int) -> tuple[Any, Any]:
             matrix, touched = (array.reshape(final, start) for array in session.run(made))
     read = [np.flatnonzero(row) for row in np.isnan(touched) | (matrix != 0)]
     taps = max(len(row) for row in read)
-    # A row that is made of fewer reads its first once more, by 0.
-    places = np.array([[*row, *[row[0] if len(row) else 0] * (taps - len(row))] for row in read], np.int64)
-    weights = np.take_along_axis(matrix, places, axis=1)
-    weights[np.arange(taps) >= np.array([[len(row)] for row in read])] = 0
+    places, weights = np.zeros((final, taps), np.int64), np.zeros((final, taps), np.float32)
+    for made_row, row in enumerate(read):
+        # One that is made of fewer reads its first several times, in halves: by 0, infinity would become no number.
+        again = taps - len(row)
+        places[made_row] = [*row, *row[:1].repeat(again)]
+        weights[made_row] = [*matrix[made_row, row], *np.zeros(again)]
+        for place in range(len(row), taps):
+            before = 0 if place == len(row) else place - 1
+            weights[made_row, before] /= 2
+            weights[made_row, place] = weights[made_row, before]
     return places, weights
 
 
