@@ -214,9 +214,9 @@ def _convert(
         files = write_model(converted.model, folder)
         steps("verify")
         macs = count_macs(skeleton(converted.model))[0]
-        keras = live.ask(
+        keras = _asked(lambda: live.ask(
             model, converted.inputs, seed=options.seed, value_range=source.value_range, batch=options.batch, macs=macs,
-            kept_heads=kept)
+            kept_heads=kept))
         graph = parity.graph_facts(converted.model, converted.inputs, converted.outputs, keras.activations)
         test = source.test.asked(model) if source.test is not None else None
     return _Written(
@@ -252,6 +252,19 @@ def _teller(
             return truth.teller(model, kept, answers, dropped=drop)(cases, layers)
 
     return tell
+
+
+def _asked(ask: Callable[[], KerasAnswers]) -> KerasAnswers:
+    """Keras' answers. Raises InputError where TensorFlow has no kernel for what the model asks of it."""
+    import tensorflow as tf
+
+    from cnnexport.text import one_line
+
+    try:
+        return ask()
+    except (tf.errors.UnimplementedError, tf.errors.AbortedError, tf.errors.InvalidArgumentError) as error:
+        raise InputError(f"Keras itself cannot run the model here, so nothing can be compared: {one_line(error)}; "
+                         "change the layer that it names") from error
 
 
 def _prove(written: _Written, folder: Path, options: ConvertOptions, tell: Teller) -> tuple[Parity, Verdict]:

@@ -120,6 +120,7 @@ def finish(model: ir.Model, name: str, inputs: Sequence[Port], outputs: Sequence
             del graph.opset_imports[domain]
     model.ir_version = onnx.helper.find_min_ir_version_for(
         [onnx.helper.make_opsetid(d, v) for d, v in graph.opset_imports.items()])
+    _require_kernels(graph, name, outputs)
     for value, port in zip(graph.outputs, outputs):
         value.dtype = ir.DataType[_DTYPES.get(port.dtype, port.dtype.upper())]
     for value, port in zip(graph.inputs, inputs):
@@ -137,3 +138,21 @@ def finish(model: ir.Model, name: str, inputs: Sequence[Port], outputs: Sequence
         raise InputError(f"model '{name}' computes {found[1]} in {found[2]}, which ONNX's opset "
                          f"{graph.opset_imports['']} does not; give its layers another dtype policy (float32, or "
                          "mixed_float16), or try a higher --opset") from error
+
+
+_WITHOUT_KERNELS = {"DOUBLE": "float64", "BFLOAT16": "bfloat16"}
+"""Types that ONNX has convolutions in, but ONNX Runtime, which must prove the file, none."""
+
+
+def _require_kernels(graph: ir.Graph, name: str, outputs: Sequence[Port]) -> None:
+    """Raises InputError for a convolution in a type that ONNX Runtime has no kernel for."""
+    held = {_WITHOUT_KERNELS.get(getattr(value.dtype, "name", "")) for value in graph.initializers.values()}
+    if "bfloat16" in held or any(port.dtype == "bfloat16" for port in outputs):
+        raise InputError(f"model '{name}' holds weights or gives results in bfloat16, which ONNX Runtime does not "
+                         "compute in; give its layers another dtype policy (float32, mixed_float16, or mixed_bfloat16 "
+                         "with a last layer of float32)")
+    for node in graph.all_nodes():
+        kind = _WITHOUT_KERNELS.get(getattr(node.outputs[0].dtype, "name", ""))
+        if kind is not None and node.op_type in ("Conv", "ConvTranspose", "AveragePool", "GlobalAveragePool"):
+            raise InputError(f"model '{name}' computes {node.op_type} in {kind}, which ONNX Runtime has no kernel for; "
+                             "give its layers another dtype policy (float32, or mixed_float16)")

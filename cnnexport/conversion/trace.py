@@ -220,6 +220,10 @@ def trace(model: Any, signature: Sequence[tuple[str, tuple[int | None, ...], str
              for i, (_, shape, dtype) in enumerate(signature)]
     specs += [tf.TensorSpec(v.shape, tf.as_dtype(v.dtype), name=f"cnnexport_variable_{i}")
               for i, v in enumerate(variables)]
+    for path, operation in operations:
+        if "float8" in str(getattr(getattr(operation, "dtype_policy", None), "name", "")):
+            raise InputError(f"layer '{path}' of model '{model.name}' computes in float8, which no runtime here does; "
+                             "give it another dtype policy (float32, or mixed_float16)")
     failed: list[str] = []
     try:
         with _layer_scopes(operations, failed), _named_for_tensorflow(operations), _inlined(), \
