@@ -82,6 +82,7 @@ MAKE = textwrap.dedent("""
 """)
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_models_of_keras_2(tmp_path: Path) -> None:
     """Trained, so that the optimizer has its variables, and saved by Keras 2 itself."""
@@ -99,6 +100,7 @@ def test_models_of_keras_2(tmp_path: Path) -> None:
         np.testing.assert_allclose(answers(bundle / "model.onnx", x)[0], told["y"], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_a_published_model_with_a_legacy_optimizer(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(tmp_path), "basic-pitch==0.4.0"]
