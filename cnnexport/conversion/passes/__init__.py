@@ -17,7 +17,6 @@ from cnnexport.conversion.passes.branches import OwnOutputs
 from cnnexport.conversion.passes.conditions import (
     Broken,
     Condition,
-    folded,
     named_apart,
     ordered,
     regrouped,
@@ -81,13 +80,13 @@ STAGES = (
             JoinScaleAndShift, SayFlatten,
         ),
         before=(settled,),
-        after=(ordered, settled, folded),
+        after=(ordered, settled),
     ),
     Stage(
         "clean",
         (RemoveUnusedNodesPass, CommonSubexpressionEliminationPass),
-        before=(settled, folded),
-        after=(ordered, settled, folded, used, named_apart),
+        before=(settled,),
+        after=(ordered, settled, used, named_apart),
     ),
 )
 

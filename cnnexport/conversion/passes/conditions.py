@@ -12,8 +12,6 @@ import onnx_ir as ir
 from cnnexport.conversion.passes.reshape import REGROUPING
 from cnnexport.conversion.passes.rewriting import (
     constant,
-    given,
-    made_alone,
     maker,
     nodes,
     perm_of,
@@ -62,14 +60,6 @@ def settled(graph: ir.Graph) -> None:
         if perm is not None and (transposed(node.inputs[0]) is not None or (
                 perm == sorted(perm) and not node.outputs[0].is_graph_output())):
             raise Broken(f"Transpose '{node.name}' could be joined or left out")
-
-
-def folded(graph: ir.Graph) -> None:
-    """No BatchNormalization reads a Conv of constant weights that feeds nothing else."""
-    for node in nodes(graph, "BatchNormalization"):
-        conv = made_alone(node.inputs[0], "Conv")
-        if conv is not None and all(given(conv, i) is None or constant(given(conv, i)) is not None for i in (1, 2)):
-            raise Broken(f"BatchNormalization '{node.name}' belongs into Conv '{conv.name}'")
 
 
 def used(graph: ir.Graph) -> None:
