@@ -268,8 +268,8 @@ def decode(path: Path, text: bytes, kind: type[Record]) -> Record:
         raise BundleError(f"{path} cannot be read ({str(error)[:150]}); convert the model again") from error
 
 
-def values(record: Struct) -> dict[str, Any]:
-    """The record as JSON values. Raises ValueError for a number that is not finite."""
+def values(record: Any) -> dict[str, Any]:
+    """A record, or a part of one, as JSON values. Raises ValueError for a number that is not finite."""
     made: dict[str, Any] = json.loads(json.dumps(msgspec.to_builtins(record), allow_nan=False))
     return made
 

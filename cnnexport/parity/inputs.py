@@ -54,6 +54,14 @@ def images(ports: Sequence[Port], batch: int, seed: int, value_range: tuple[floa
     return result
 
 
+def first_case(
+    ports: Sequence[Port], *, seed: int = 0, value_range: tuple[float, float] | None = None, batch: int | None = None
+) -> Case:
+    """The first of ``cases``: a ``batch`` of images, by default one."""
+    count = batch or 1
+    return Case(("image",) * count, images(ports, count, seed, value_range))
+
+
 def cases(
     ports: Sequence[Port],
     *,
@@ -76,9 +84,9 @@ def cases(
         made = []
         for start in range(0, len(rows), batch):
             made.append(_case(rows[start:start + batch], ports, seed, value_range, batch))
-        return [Case(("image",) * batch, images(ports, batch, seed, value_range)), *made]
+        return [first_case(ports, seed=seed, value_range=value_range, batch=batch), *made]
     prime = next(n for n in (5, 7, 11, 13, 17, 19, 23) if n >= len(probes))
-    made = [Case(("image",) * n, images(ports, n, seed, value_range)) for n in (1, 2)]
+    made = [first_case(ports, seed=seed, value_range=value_range, batch=n) for n in (1, 2)]
     made += _parts(probes, ports, seed, value_range, prime, most)
     largest = min(LARGEST, most, BUDGET // macs) if macs else 0
     if largest > prime:

@@ -19,7 +19,7 @@ from cnnexport.conversion.ports import Port
 from cnnexport.keras_files import internals
 from cnnexport.parity.answers import CaseAnswer, KerasAnswers
 from cnnexport.parity.comparison import Array
-from cnnexport.parity.inputs import SIZES, SMALLEST, cases, is_open, sized
+from cnnexport.parity.inputs import SIZES, SMALLEST, cases, first_case, is_open, sized
 from cnnexport.parity.layers import Call
 from cnnexport.parity.precision import Precision, lowest
 
@@ -52,12 +52,10 @@ def ask(
     from cnnexport.parity import sensitivity
 
     found = heads.heads(model) if kept_heads is None else list(kept_heads)
-    made: list[CaseAnswer] = []
-    calls: dict[str, Call] = {}
-    first, *_ = cases(inputs, seed=seed, value_range=value_range, batch=batch, macs=macs, most=1)
+    first = first_case(inputs, seed=seed, value_range=value_range, batch=batch)
     ran = run(model, found, first.inputs, layers=layers, limit=LAYER_BYTES if keep_layers else 0)
     calls = ran.calls
-    made.append(CaseAnswer(first, ran.outputs, ran.logits))
+    made = [CaseAnswer(first, ran.outputs, ran.logits)]
     answer = traced(model, found, first.inputs, inputs, fixed=batch is not None)
     widest = max((4 * math.prod(c.shape[1:]) for c in calls.values() if c.shape), default=1)
     for case in cases(inputs, seed=seed, value_range=value_range, batch=batch, macs=macs,
@@ -269,7 +267,7 @@ def _observed(
             activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
             entry.linear = activation == "linear"
             array = to_numpy(result)
-            entry.digest = zlib.crc32(array.tobytes())
+            entry.digest = zlib.crc32(np.ascontiguousarray(array).data)
             if len(inputs) == 1 and tuple(inputs[0].shape) == entry.shape and not entry.weighted:
                 entry.identity = inputs[0] is result or bool(np.array_equal(to_numpy(inputs[0]), array))
             entry.alive = any(bool(np.any(to_numpy(x))) for x in inputs) if entry.weighted else True

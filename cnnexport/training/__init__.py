@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cnnexport import data as sources
 from cnnexport.architectures.spec import Architecture, Preprocessing
 from cnnexport.bundle.manifest import versions
-from cnnexport.bundle.records import ImageSteps
+from cnnexport.bundle.records import ImageSteps, values
 from cnnexport.data import Dataset, Preparation, Split
 from cnnexport.data.images import image_steps
 from cnnexport.data.sources import limited, stratified
@@ -30,7 +30,7 @@ from cnnexport.options import ConvertOptions
 from cnnexport.training import runs
 from cnnexport.training.measures import AGREEING, same_measure
 from cnnexport.training.options import Options, resolve
-from cnnexport.training.record import RunArchitecture, RunData, RunOptions, RunPreprocessing, RunRecord, values
+from cnnexport.training.record import RunArchitecture, RunData, RunOptions, RunPreprocessing, RunRecord
 
 RUNS = Path("runs")
 _GREY = Preprocessing("pixels 0..255, grey, divided by 255", "grey", 1 / 255, (0.0,), (), (0.0, 1.0))

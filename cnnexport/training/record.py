@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from cnnexport.bundle.records import ImageSteps, Range
+from cnnexport.bundle.records import ImageSteps, Range, values
 from cnnexport.training.options import Options
 
 
@@ -73,9 +71,3 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     def asked(self) -> dict[str, Any]:
         """What decides how the run goes, as JSON values: a stopped one goes on only if all of this is the same."""
         return {part: values(getattr(self, part)) for part in ("architecture", "options", "data", "preprocessing")}
-
-
-def values(record: Any) -> dict[str, Any]:
-    """A record, or a part of one, as JSON values."""
-    made: dict[str, Any] = json.loads(json.dumps(msgspec.to_builtins(record), allow_nan=False))
-    return made

@@ -29,12 +29,13 @@ from typing import Any
 import msgspec
 
 from cnnexport import bundle, files, supervision
+from cnnexport.bundle.records import values
 from cnnexport.errors import CnnexportError, InputError, UsageError
 from cnnexport.files import check_replaceable, partial_prefix, sole_writer
 from cnnexport.files import replacing as replacing
 from cnnexport.files import write_text as write_text
 from cnnexport.files import writing as writing
-from cnnexport.training.record import RunRecord, values
+from cnnexport.training.record import RunRecord
 
 RUN = "run.json"
 MODEL = "model.keras"

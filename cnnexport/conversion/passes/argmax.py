@@ -11,22 +11,20 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from cnnexport.conversion.passes.rewriting import constant, maker, nodes, read
+from cnnexport.conversion.passes.rewriting import NodePass, constant, maker, read
 
 _TINY = float(np.finfo(np.float32).tiny)
 
 
-class PlainArgMax(ir.passes.InPlacePass):
-    """See the module."""
+class PlainArgMax(NodePass):
+    ops = ("ArgMax", "ArgMin")
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        modified = False
-        for node in nodes(model.graph, "ArgMax", "ArgMin"):
-            source = _before_zeros(node.inputs[0])
-            if source is not None and source.shape is not None and source.shape == read(node).shape:
-                node.replace_input_with(0, source)
-                modified = True
-        return ir.passes.PassResult(model, modified)
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        source = _before_zeros(node.inputs[0])
+        if source is None or source.shape is None or source.shape != read(node).shape:
+            return False
+        node.replace_input_with(0, source)
+        return True
 
 
 def _before_zeros(value: ir.Value | None) -> ir.Value | None:

@@ -11,6 +11,8 @@ only sink, and one that reads an input of the model stays.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -18,7 +20,9 @@ from cnnexport.conversion.passes.regroup import swap
 from cnnexport.conversion.passes.rewriting import (
     BINARY,
     ELEMENTWISE,
+    Array,
     NodePass,
+    Size,
     add_initializer,
     bypass,
     constant,
@@ -84,16 +88,19 @@ class TransposesOfOnes(NodePass):
         at_port = node.inputs[0] in graph.inputs or node.outputs[0].is_graph_output()
         if at_port and perm != sorted(perm):
             return False
-        moved = [source[p] for p in perm]
-        target = target_of(moved, source)
-        longer = [p for p in perm if source[p] != 1]
-        if target is None or longer != sorted(longer):
+        if (target := _regrouped(perm, source, source)) is None:
             return False
         shape = add_initializer(graph, target, f"{node.name}__shape")
         output = insert(graph, node, "Reshape", [node.inputs[0], shape])
         output.shape = node.outputs[0].shape
         bypass(graph, node, output)
         return True
+
+
+def _regrouped(perm: list[int], moved: Sequence[Size], source: Sequence[Size]) -> Array | None:
+    """The target that reshapes ``source`` to ``moved`` by ``perm``; None where an axis longer than 1 changes places."""
+    longer = [p for p in perm if moved[p] != 1]
+    return target_of([moved[p] for p in perm], source) if longer == sorted(longer) else None
 
 
 def _drop(graph: ir.Graph, node: ir.Node) -> bool:
@@ -136,10 +143,7 @@ def _absorb(graph: ir.Graph, node: ir.Node, before: ir.Node) -> bool:
     perm = perm_of(node) or []
     if start is None or final is None or sole_consumer(before.outputs[0]) is not node:
         return False
-    moved = [final[p] for p in perm]
-    target = target_of(moved, start)
-    longer = [p for p in perm if final[p] != 1]
-    if target is None or longer != sorted(longer):
+    if (target := _regrouped(perm, final, start)) is None:
         return False
     output = insert(graph, node, "Reshape",
                     [before.inputs[0], add_initializer(graph, target, f"{node.name}__shape")])
