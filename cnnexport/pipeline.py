@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import io
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from cnnexport import bundle, sources
+from cnnexport import bundle, sources, supervision
 from cnnexport.architectures.spec import Preprocessing
 from cnnexport.bundle import Bundle, Manifest, Parity
 from cnnexport.bundle.records import FileFacts, Provenance
 from cnnexport.console import Progress
-from cnnexport.errors import InputError, NewerModelError, ParityError, describe
+from cnnexport.errors import InputError, NewerModelError, ParityError
 from cnnexport.options import ConvertOptions
 from cnnexport.sources import KnownModel, Target
 
 if TYPE_CHECKING:
     from cnnexport.conversion.write import WrittenFile
     from cnnexport.parity import GraphFacts, KerasAnswers, Verdict
+    from cnnexport.parity.layers import Call
     from cnnexport.parity.witness import Teller, Truth
     from cnnexport.trained import TestSet
 
@@ -72,10 +73,11 @@ def convert(
         bundle.refuse_existing(place, force=force)
         folder = stack.enter_context(bundle.staging(place))
         stack.enter_context(_seldom_collecting())
+        stack.enter_context(supervision.frugal())
         written = _convert(source, folder, options, steps, own=found.spec is None)
         # Keras' weights are gone by now: ONNX Runtime makes a copy of its own.
-        gc.collect()
-        parity, verdict = _prove(written, folder, options, _teller(source, written.keras, options, found))
+        supervision.give_back()
+        parity, verdict = _prove(written, folder, options, lambda: _again(source, options, found))
         if not parity.passed:
             aside = bundle.set_aside(folder, place)
             raise ParityError(f"{_rejection(parity)}; nothing was written to {place}, the rejected bundle is kept in "
@@ -98,70 +100,6 @@ def _seldom_collecting() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """How the conversion of one architecture ended: the bundle, or the error's line and exit code."""
-
-    name: str
-    exit_code: int
-    error: str | None = None
-    bundle: Bundle | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The facts as JSON-ready values; those of the bundle beside it."""
-        facts = {"name": self.name, "exit_code": self.exit_code, "error": self.error}
-        return facts | (self.bundle.to_dict() if self.bundle else {})
-
-
-def convert_all(
-    options: ConvertOptions | None = None, *, output: str | Path | None = None, force: bool = False,
-    progress: Progress | None = None, **asked: Any,
-) -> Iterator[Conversion]:
-    """Convert every registered architecture with the same options (as of ``convert``), one after the other.
-
-    Bundles go to ``output/NAME`` (default ``exported/NAME``). An architecture that fails does not stop the
-    rest. Each outcome is yielded as soon as it is known.
-    """
-    from cnnexport import architectures, distribution
-
-    distribution.require(distribution.KERAS)  # told once, not of each
-    steps = progress or Progress(io.StringIO(), quiet=True)
-    specs = architectures.all_architectures()
-    for index, spec in enumerate(specs, 1):
-        steps.heading(f"{spec.name} ({index} of {len(specs)})")
-        place = Path(output or EXPORTED) / spec.name
-        try:
-            made = convert(spec.name, options, output=place, force=force, progress=steps, **asked)
-        except Exception as error:
-            steps.abandon()
-            message, code = describe(error)
-            yield Conversion(spec.name, code, error=" ".join(message.split()))
-        else:
-            yield Conversion(spec.name, 0, bundle=made)
-        if (keras := sys.modules.get("keras")) is not None:
-            keras.backend.clear_session()
-        gc.collect()
-
-
-def format_outcomes(outcomes: Sequence[Conversion]) -> str:
-    """A line for each architecture: whether it passed, its size, its error and the seconds it took."""
-    from cnnexport.text import columns
-
-    rows: list[tuple[str, ...]] = [("name", "result", "parameters", "MACs", "MB", "worst error", "seconds")]
-    for outcome in outcomes:
-        made = outcome.bundle
-        if made is None:
-            rows.append((outcome.name, f"failed ({outcome.exit_code})", *[""] * 5))
-            continue
-        macs = "" if made.about.macs is None else f"{made.about.macs:,}"
-        rows.append((outcome.name, "passed", f"{made.about.parameters:,}", macs, f"{made.about.model_bytes / 1e6:.1f}",
-                     f"{made.proof.worst_error or 0:.1e}", f"{sum(made.seconds.values()):.1f}"))
-    failed = sum(outcome.bundle is None for outcome in outcomes)
-    return (columns(rows, right=(2, 3, 4, 5, 6)) +
-            f"\n{len(outcomes) - failed} of {len(outcomes)} converted and proven"
-            + (f", {failed} failed" if failed else ""))
 
 
 @dataclass(frozen=True)
@@ -214,19 +152,23 @@ def _convert(
         files = write_model(converted.model, folder)
         steps("verify")
         macs = count_macs(skeleton(converted.model))[0]
+        graph = parity.graph_facts(converted.model, converted.inputs, converted.outputs,
+                                   [None if head is None else head.activation for head in kept])
+        opset, ir_version = converted.model.graph.opset_imports[""], converted.model.ir_version or 0
+        # A SavedModel counts no Keras weights: the initializers are all there is.
+        parameters = model.count_params() or _elements(converted.model)
+        del converted  # its weights lie in the file now
         keras = _asked(lambda: live.ask(
-            model, converted.inputs, seed=options.seed, value_range=source.value_range, batch=options.batch, macs=macs,
+            model, graph.inputs, seed=options.seed, value_range=source.value_range, batch=options.batch, macs=macs,
             kept_heads=kept))
-        graph = parity.graph_facts(converted.model, converted.inputs, converted.outputs, keras.activations)
         test = source.test.asked(model) if source.test is not None else None
     return _Written(
         files=files,
         keras=keras,
         graph=graph,
-        opset=converted.model.graph.opset_imports[""],
-        ir_version=converted.model.ir_version or 0,
-        # A SavedModel counts no Keras weights: the initializers are all there is.
-        parameters=model.count_params() or _elements(converted.model),
+        opset=opset,
+        ir_version=ir_version,
+        parameters=parameters,
         macs=macs,
         provenance=source.provenance,
         value_range=source.value_range,
@@ -236,22 +178,21 @@ def _convert(
     )
 
 
-def _teller(
-    open_source: Callable[[], KnownModel], answers: KerasAnswers, options: ConvertOptions, target: Target
-) -> Teller:
-    """What asks Keras again, in more digits, where the bounds do not let a file pass: the model is made anew for it."""
-    def tell(cases: Sequence[int], layers: Sequence[str]) -> Truth:
-        from cnnexport.keras_files import heads
-        from cnnexport.parity import truth
+@contextmanager
+def _again(
+    open_source: Callable[[], KnownModel], options: ConvertOptions, target: Target
+) -> Iterator[tuple[Any, Sequence[Any], bool]]:
+    """The model made anew, to ask Keras more: it, the final activations that were kept, and whether any were dropped.
 
-        model = open_source().model
-        found = heads.heads(model)
-        drop = options.logits and target.spec is None
-        kept = [None] * len(found) if drop else found
-        with heads.without(found) if drop else nullcontext():
-            return truth.teller(model, kept, answers, dropped=drop)(cases, layers)
+    Dropped ones are left out while the block runs.
+    """
+    from cnnexport.keras_files import heads
 
-    return tell
+    model = open_source().model
+    found = heads.heads(model)
+    drop = options.logits and target.spec is None
+    with heads.without(found) if drop else nullcontext():
+        yield model, [None] * len(found) if drop else found, drop
 
 
 def _asked(ask: Callable[[], KerasAnswers]) -> KerasAnswers:
@@ -267,17 +208,47 @@ def _asked(ask: Callable[[], KerasAnswers]) -> KerasAnswers:
                          "change the layer that it names") from error
 
 
-def _prove(written: _Written, folder: Path, options: ConvertOptions, tell: Teller) -> tuple[Parity, Verdict]:
-    """Compare in ONNX Runtime and write ``parity.json``; returns the record and what it is of."""
+def _prove(
+    written: _Written, folder: Path, options: ConvertOptions,
+    again: Callable[[], AbstractContextManager[tuple[Any, Sequence[Any], bool]]],
+) -> tuple[Parity, Verdict]:
+    """Compare in ONNX Runtime and write ``parity.json``; returns the record and what it is of.
+
+    Keras is asked ``again`` only for what its answers leave open: the model takes memory and time to make.
+    """
     from cnnexport import parity
     from cnnexport.bundle.manifest import versions
 
-    criterion = parity.numeric(written.keras, written.graph)
-    try:
-        verdict = parity.judge(written.keras, written.graph, folder / bundle.MODEL, criterion, tell=tell)
-    except NewerModelError as error:
-        raise InputError(f"the ONNX Runtime installed here does not load opset {written.opset} yet, so the model "
-                         "cannot be proven; use a lower --opset") from error
+    answers, file = written.keras, folder / bundle.MODEL
+    criterion = parity.numeric(answers, written.graph)
+    with ExitStack() as stack:
+        made = functools.cache(lambda: stack.enter_context(again()))
+
+        @functools.cache
+        def teller() -> Teller:
+            from cnnexport.parity import truth
+
+            model, heads, dropped = made()
+            return truth.teller(model, heads, answers, dropped=dropped)
+
+        def tell(cases: Sequence[int], layers: Sequence[str], calls: Mapping[str, Call] | None = None) -> Truth:
+            return teller()(cases, layers, calls)
+
+        try:
+            verdict = parity.judge(answers, written.graph, file, criterion, tell=tell)
+        except NewerModelError as error:
+            raise InputError(f"the ONNX Runtime installed here does not load opset {written.opset} yet, so the model "
+                             "cannot be proven; use a lower --opset") from error
+        asked = answers.calls if verdict.reason == "different" else verdict.insensitive
+        unheld = [layer for layer in asked if answers.calls[layer].output is None]
+        if unheld and verdict.first_diverging is None:
+            from cnnexport.parity.streaming import stream_layers
+
+            model, heads, _ = made()
+            more = {row.layer: row for row in stream_layers(
+                model, heads, answers, written.graph, file, criterion, agree=verdict.agree, only=unheld, tell=tell)}
+            verdict = parity.weighed(answers, written.graph, criterion, verdict,
+                                     [more.get(row.layer, row) for row in verdict.layers])
     record = parity.record(verdict, sha256=written.files[0].sha256, versions=versions(), seed=options.seed,
                            allowed=criterion.tolerance)
     if written.test is not None and record.passed:

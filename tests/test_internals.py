@@ -6,6 +6,7 @@ import inspect
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,49 @@ def test_run_graph() -> None:
 
     result = internals.run_graph(internals.graph_of(model), [keras.ops.convert_to_tensor(X)], each)
     assert np.allclose(np.asarray(result), model(X)) and called[:2] == ["inner", "drop"] and len(called) == 3
+
+
+def test_run_node() -> None:
+    """A graph's calls hold symbols by which tensors are found, and give out as many as they made."""
+    image = keras.Input((3,))
+    lstm = layers.LSTM(2, return_state=True)
+    model = keras.Model(image, lstm(layers.Reshape((3, 1))(image)))
+    tensors = {id(model.inputs[0]): keras.ops.convert_to_tensor(X)}
+    for node in internals.nodes(model)[1:]:
+        internals.run_node(node, tensors)
+    assert len(tensors) == 5 and all(
+        np.allclose(tensors[id(symbol)], made) for symbol, made in zip(model.outputs, model(X)))
+
+
+def test_letting_go() -> None:
+    """Keras keeps every tensor of a call to its end; here each goes when the last that reads it has run."""
+    class Watched(layers.Layer):  # type: ignore[name-defined]
+        def call(self, x: Any) -> Any:
+            alive.append(sum(made() is not None for made in seen))
+            made = keras.ops.add(x, 1.0)
+            seen.append(weakref.ref(made))
+            return made
+
+    def chain(image: Any) -> Any:
+        for _ in range(4):
+            image = Watched()(image)
+        return image
+
+    seen: list[Any] = []
+    alive: list[int] = []
+    image = keras.Input((3,))
+    model = keras.Model(image, chain(keras.Sequential([keras.Input((3,)), *(Watched() for _ in range(4))])(image)))
+    seen.clear()
+    alive.clear()
+    usual = np.asarray(model(X, training=False))
+    assert alive == [0, 1, 2, 3, 1, 2, 3, 4]
+    seen.clear()
+    alive.clear()
+    with internals.letting_go(model):
+        assert np.array_equal(model(X, training=False), usual)
+        assert keras.Model(image, model(image)).output_shape == (None, 3)  # symbols go Keras' way
+    assert max(alive[:8]) == 1
+    assert "_run_through_graph" not in vars(model)
 
 
 def test_made_by() -> None:

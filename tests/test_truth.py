@@ -151,7 +151,7 @@ def test_the_runtimes_own_fault_is_told_from_the_files(tmp_path: Path) -> None:
     ports = (Port("x", (None, 6, 6, 3), "float32"),), (Port("y", (None, 3, 3, 3), "float32"),)
     facts = parity.GraphFacts(*ports, [None])
     told = witness.Truth(witness.FLOAT64, {0: [witness.Witness(y, y.astype(np.float64), (y,))]}, {0: [None]})
-    verdict = parity.judge(answers, facts, tmp_path / "m.onnx", tell=lambda cases, layers: told)
+    verdict = parity.judge(answers, facts, tmp_path / "m.onnx", tell=lambda cases, layers, calls=None: told)
     assert not verdict.passed and verdict.optimiser == "wrong"
 
 

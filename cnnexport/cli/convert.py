@@ -75,7 +75,7 @@ def convert(
     manifest.json, parity.json, test vectors and a model card. It is published only if ONNX Runtime agrees
     with Keras.
     """
-    from cnnexport import pipeline
+    from cnnexport import pipeline, register
     from cnnexport.options import ConvertOptions
 
     if target is None and not every:
@@ -89,7 +89,7 @@ def convert(
         weights=weights, seed=seed, input_shape=input_shape, classes=classes, include_top=not no_top, pooling=pooling,
         groups=not no_groups, logits=logits, layout=layout, batch=None if isinstance(batch, str) else batch,
         opset=opset)
-    outcomes: list[pipeline.Conversion] = []
+    outcomes: list[register.Conversion] = []
     refused: ParityError | None = None
     if every:
         warn_of_plugins()
@@ -101,7 +101,7 @@ def convert(
 
                 objects = import_custom_objects(custom_objects)
             if every:
-                outcomes.extend(pipeline.convert_all(options, output=output, force=force, progress=steps))
+                outcomes.extend(register.convert_all(options, output=output, force=force, progress=steps))
             else:
                 made = pipeline.convert(target, options, output=output, unsafe_load=unsafe_load, force=force,
                                         custom_objects=objects, progress=steps)
@@ -124,7 +124,7 @@ def convert(
 
 def _report_all(outcomes: Sequence[Any], *, as_json: bool, quiet: bool) -> None:
     """Print how each conversion ended and exit with the highest code."""
-    from cnnexport.pipeline import format_outcomes
+    from cnnexport.register import format_outcomes
 
     if as_json:
         say_json([outcome.to_dict() for outcome in outcomes])

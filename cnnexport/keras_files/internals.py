@@ -7,8 +7,9 @@ what must stay true of the libraries, so that a version that changes it fails th
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 # --- Keras: layers ---------------------------------------------------------------------------------------------
@@ -58,9 +59,53 @@ def nodes(model: Any) -> list[Any]:
     return [node for depth in sorted(depths, reverse=True) for node in depths[depth]]
 
 
-def run_graph(graph: Any, inputs: Any, each: Callable[[Any], Callable[..., Any]]) -> Any:
-    """Run a graph on tensors with ``each(operation)`` called in every operation's place."""
-    return graph._run_through_graph(inputs, operation_fn=each)
+def run_graph(graph: Any, inputs: Any, each: Callable[[Any], Callable[..., Any]] = lambda operation: operation) -> Any:
+    """Run a graph on tensors with ``each(operation)`` called in every operation's place.
+
+    A tensor is let go once all that read it have run. Keras keeps them all to the end: gigabytes, of a large network.
+    """
+    import keras
+
+    tensors = {id(x): y for x, y in zip(graph.inputs, keras.tree.flatten(inputs))}
+    calls = [node for node in nodes(graph) if node.operation is not None and not node.is_input]
+    left = Counter(id(x) for x in [*(x for node in calls for x in node.input_tensors), *graph.outputs])
+    for node in calls:
+        run_node(node, tensors, each)
+        for x in node.input_tensors:
+            left[id(x)] -= 1
+        for x in [*node.input_tensors, *node.outputs]:
+            if not left[id(x)]:
+                tensors.pop(id(x), None)
+    return keras.tree.pack_sequence_as(graph._outputs_struct, [tensors[id(x)] for x in graph.outputs])
+
+
+def run_node(
+    node: Any, tensors: dict[int, Any], each: Callable[[Any], Callable[..., Any]] = lambda operation: operation
+) -> None:
+    """Run one call of a graph on the ``tensors`` by the ids of their symbols, and add what it makes."""
+    import keras
+
+    args, kwargs = node.arguments.fill_in(tensors)
+    made = each(node.operation)(*args, **kwargs)
+    tensors.update(zip(map(id, node.outputs), keras.tree.flatten(made)))
+
+
+@contextmanager
+def letting_go(model: Any) -> Iterator[None]:
+    """Let every graph in a model be run by ``run_graph`` while the block runs, and so without keeping its tensors."""
+    def runs(graph: Any) -> Callable[..., Any]:
+        own = graph._run_through_graph
+
+        def run(inputs: Any, operation_fn: Any = lambda operation: operation, call_fn: Any = None) -> Any:
+            # Symbols are no memory, and Keras calls something else for them.
+            return run_graph(graph, inputs, operation_fn) if call_fn is None else own(inputs, operation_fn, call_fn)
+
+        return run
+
+    with ExitStack() as stack:
+        for graph in {id(g): g for layer in all_layers(model) if (g := graph_of(layer)) is not None}.values():
+            stack.enter_context(replaced(graph, "_run_through_graph", runs(graph)))
+        yield
 
 
 def made_by(tensor: Any) -> tuple[Any, int] | None:

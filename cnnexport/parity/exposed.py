@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from cnnexport import runtimes
+from cnnexport import runtimes, supervision
 from cnnexport.conversion.ports import Port
 from cnnexport.errors import InputError
 from cnnexport.parity.comparison import Array
 from cnnexport.parity.graph import to_onnx_layout
 from cnnexport.runtimes import Session
+
+GROUP_BYTES = 256 << 20
+"""Tensors inside a file that are given out at a time: all of a large network's are gigabytes."""
 
 
 class Exposed:
@@ -32,7 +34,7 @@ class Exposed:
 
     def close(self) -> None:
         """Remove the copy."""
-        gc.collect()
+        supervision.give_back()
         self._place.unlink(missing_ok=True)
 
     def session(self, names: Sequence[str], *, optimised: bool = True) -> tuple[Session, list[str]]:
@@ -43,14 +45,14 @@ class Exposed:
         """
         try:
             self._declare(names)
-            return self._runtime.open(self._place, optimise=optimised), list(names)
+            return self._runtime.open(self._place, optimise=optimised, brief=True), list(names)
         except InputError:
             # A file of another maker, or a faulty one, may lack some.
             present = [name for name in names if name in self._known()]
             if len(present) == len(names):
                 raise
             self._declare(present)
-            return self._runtime.open(self._place, optimise=optimised), present
+            return self._runtime.open(self._place, optimise=optimised, brief=True), present
 
     def run(
         self, session: Session, names: Sequence[str], arrays: Sequence[Array], ports: Sequence[Port]
@@ -82,3 +84,40 @@ class Exposed:
             file.truncate(self._size)
             file.seek(self._size)
             file.write(extra.SerializeToString())
+
+
+class Inside(Mapping[str, Array]):
+    """Tensors inside an exposed file for one case, by name, fetched in groups as they are asked for.
+
+    ``sizes`` are about the bytes of each, in the order in which they will be asked for. One group is held at a time.
+    """
+
+    def __init__(
+        self, exposed: Exposed, sizes: Mapping[str, int], arrays: Sequence[Array], ports: Sequence[Port],
+        most: int = GROUP_BYTES,
+    ) -> None:
+        self._exposed, self._arrays, self._ports = exposed, arrays, ports
+        self._group: dict[str, int] = {}
+        number = total = 0
+        for name, size in sizes.items():
+            if total and total + size > most:
+                number, total = number + 1, 0
+            total += size
+            self._group[name] = number
+        self._held: dict[str, Array] = {}
+        self._number = -1
+
+    def __getitem__(self, name: str) -> Array:
+        if self._group[name] != self._number:
+            self._number, self._held = self._group[name], {}
+            supervision.give_back()
+            names = [n for n, number in self._group.items() if number == self._number]
+            session, present = self._exposed.session(names)
+            self._held = self._exposed.run(session, present, self._arrays, self._ports)
+        return self._held[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._group)
+
+    def __len__(self) -> int:
+        return len(self._group)

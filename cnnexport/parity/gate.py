@@ -7,8 +7,7 @@ runtime, and a ``Criterion`` says what is near enough.
 from __future__ import annotations
 
 import functools
-import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +15,15 @@ from typing import Protocol
 
 import numpy as np
 
-from cnnexport import runtimes
+from cnnexport import runtimes, supervision
 from cnnexport.errors import InputError
 from cnnexport.parity.answers import KerasAnswers
 from cnnexport.parity.comparison import ILL, Array, Comparison, compare, is_softmax, log_probabilities
-from cnnexport.parity.exposed import Exposed
+from cnnexport.parity.exposed import Exposed, Inside
 from cnnexport.parity.graph import DROPPING, GraphFacts, to_onnx_layout
 from cnnexport.parity.inputs import NON_FINITE, SIZED, Case
 from cnnexport.parity.layers import (
+    Call,
     LayerComparison,
     LayerTensor,
     Sensitivity,
@@ -122,17 +122,18 @@ def judge(
     """
     file, criterion = Path(file), criterion or numeric(answers, facts)
     with closing(Exposed(file, [p.name for p in facts.outputs], scratch, runtime)) as exposed:
-        found = Verdict(tuple(_compare_outputs(answers, facts, criterion.tolerance, exposed)),
+        produced = _produced(answers, facts, exposed)
+        found = Verdict(tuple(_compare_outputs(answers, facts, criterion.tolerance, produced)),
                         lower_precision=lower_in_file(file, answers.precision))
         layers = _compare_kept_layers(answers, facts, criterion.tolerance, exposed, found.agree)
         doubtful = _doubtful(answers, found, layers)
         truth = tell(*doubtful) if tell is not None and doubtful != ([], []) else None
         if truth is not None:
             found = replace(found, comparisons=tuple(
-                _compare_outputs(answers, facts, criterion.tolerance, exposed, truth)))
+                _compare_outputs(answers, facts, criterion.tolerance, produced, truth)))
         if tell is not None and not found.agree and runtime == runtimes.DEFAULT:
-            plain = _compare_outputs(answers, facts, criterion.tolerance, exposed, truth, optimised=False)
-            found = _told_apart(found, plain)
+            produced = _produced(answers, facts, exposed, optimised=False)
+            found = _told_apart(found, _compare_outputs(answers, facts, criterion.tolerance, produced, truth))
         if truth is not None or found.optimiser:
             layers = _compare_kept_layers(answers, facts, criterion.tolerance, exposed, found.agree, truth)
     return weighed(answers, facts, criterion, found, layers)
@@ -184,6 +185,16 @@ def weighed(
     return replace(found, reason=criterion.refuses(found))
 
 
+def held_bytes(rows: Sequence[LayerTensor], calls: Mapping[str, Call]) -> dict[str, int]:
+    """The bytes of each tensor that holds a layer whose output is known, by its name, in the order of the run."""
+    sizes: dict[str, int] = {}
+    for row in rows:
+        output = calls[row.layer].output
+        if row.tensor is not None and output is not None:
+            sizes[row.tensor] = max(output.nbytes, sizes.get(row.tensor, 0))
+    return sizes
+
+
 def layer_map(answers: KerasAnswers, facts: GraphFacts) -> list[LayerTensor]:
     """Which tensor of the file holds which layer's output."""
     return layer_tensors(answers.calls, facts.nodes)
@@ -209,37 +220,48 @@ def _weigh(
     return found, unseen
 
 
-def _compare_outputs(
-    keras: KerasAnswers, facts: GraphFacts, allowed: Tolerance, exposed: Exposed, truth: Truth | None = None, *,
-    optimised: bool = True,
-) -> list[Comparison]:
-    tensors = [t if any(r.logits[i] is not None for r in keras.answers) else None
-               for i, t in enumerate(facts.logits)]
-    wanted = list(dict.fromkeys(t.name for t in tensors if t))
-    names = [p.name for p in facts.outputs]
-    session, present = exposed.session(wanted, optimised=optimised)
-    tensors = [t if t is not None and t.name in present else None for t in tensors]
-    results: list[Comparison] = []
-    spreads: dict[tuple[str, str], float] = {}
-    how = truth.how if truth is not None else None
-    for number, reference in enumerate(keras.answers):
+def _produced(
+    keras: KerasAnswers, facts: GraphFacts, exposed: Exposed, *, optimised: bool = True
+) -> list[dict[str, Array] | None]:
+    """The file's outputs and logits by name for each case; None for a size that it does not run at."""
+    wanted = [t.name for i, t in enumerate(facts.logits)
+              if t is not None and any(r.logits[i] is not None for r in keras.answers)]
+    session, present = exposed.session(list(dict.fromkeys(wanted)), optimised=optimised)
+    results: list[dict[str, Array] | None] = []
+    for reference in keras.answers:
         try:
-            produced = exposed.run(session, [*names, *present], reference.case.inputs, facts.inputs)
+            results.append(exposed.run(session, [*(p.name for p in facts.outputs), *present], reference.case.inputs,
+                                       facts.inputs))
         except InputError:
             if not reference.case.kinds[0].startswith(SIZED):
                 raise
-            results += [_did_not_run(name, reference.case) for name in names]
+            results.append(None)
+    del session
+    supervision.give_back()
+    return results
+
+
+def _compare_outputs(
+    keras: KerasAnswers, facts: GraphFacts, allowed: Tolerance, ran: Sequence[dict[str, Array] | None],
+    truth: Truth | None = None,
+) -> list[Comparison]:
+    results: list[Comparison] = []
+    spreads: dict[tuple[str, str], float] = {}
+    how = truth.how if truth is not None else None
+    for number, (reference, produced) in enumerate(zip(keras.answers, ran, strict=True)):
+        if produced is None:
+            results += [_did_not_run(port.name, reference.case) for port in facts.outputs]
             continue
         outputs = [Witness(y, y) for y in reference.outputs]
         logits = [None if y is None else Witness(y, y) for y in reference.logits]
         if truth is not None and number in truth.outputs:
             outputs, logits = truth.outputs[number], truth.logits[number]
-        for port, value, before, tensor in zip(facts.outputs, outputs, logits, tensors):
+        for port, value, before, tensor in zip(facts.outputs, outputs, logits, facts.logits):
             layout = functools.partial(to_onnx_layout, port=port)
             expected, actual = value.each(layout), produced[port.name]
             behind: tuple[str, Witness, Array] | None = None
             undefined = facts.undefined.get(port.name, frozenset())
-            if tensor is not None and before is not None:
+            if tensor is not None and before is not None and tensor.name in produced:
                 inner = produced[tensor.name]
                 inner = inner if tensor.perm is None else np.transpose(inner, tensor.perm)
                 behind = ("logits", before.each(layout), inner)
@@ -252,8 +274,6 @@ def _compare_outputs(
                 spread = max(r.spread for r in results if r.output == port.name and r.level == behind[0])
             results += _by_kind(port.name, "output", expected, actual, reference.case, spreads, allowed, spread,
                                 undefined, how)
-    del session
-    gc.collect()
     return results
 
 
@@ -320,10 +340,6 @@ def _compare_kept_layers(
     truth: Truth | None = None,
 ) -> list[LayerComparison]:
     rows = layer_map(keras, facts)
-    wanted = [t for t in dict.fromkeys(r.tensor for r in rows if r.tensor) if t is not None]
-    if not wanted:
-        return compare_layers(rows, keras.calls, {}, allowed)
-    session, present = exposed.session(wanted)
-    produced = exposed.run(session, present, keras.answers[0].case.inputs, facts.inputs)
-    return compare_layers(rows, keras.calls, produced, allowed, agree=agree,
+    inside = Inside(exposed, held_bytes(rows, keras.calls), keras.answers[0].case.inputs, facts.inputs)
+    return compare_layers(rows, keras.calls, inside, allowed, agree=agree,
                           witnesses=None if truth is None else truth.layers)

@@ -214,26 +214,18 @@ def _forgiven(
     for path, reading in calls.items():
         for source in reading.sources:
             readers.setdefault(source, []).append(path)
-    passed = {row.layer: row.passed for row in results}
-    made = []
-    for row in reversed(results):
-        call = calls.get(row.layer)
-        if (row.passed is False and call is not None and call.output is not None and row.tensor is not None
-                and row.tensor in tensors
-                and all(_right(reader, passed, readers) for reader in readers.get(row.layer, []))
+    rows = {row.layer: row for row in results}
+    right: dict[str, bool] = {}  # whether a layer was compared and is right, or else all that read it are
+    for path in reversed(list(calls)):
+        call, row = calls[path], rows.get(path)
+        read = all(right.get(reader, True) for reader in readers.get(path, []))
+        if (row is not None and row.passed is False and call.output is not None and row.tensor is not None
+                and row.tensor in tensors and read
                 and (not call.weighted or _scaled(call.output, tensors[row.tensor], allowed))):
-            row = replace(row, passed=None, max_error=None, rms_error=None, relative_error=None,
-                          reason=SCALED if call.weighted else "in the layer after it")
-            passed[row.layer] = None
-        made.append(row)
-    return made[::-1]
-
-
-def _right(layer: str, passed: Mapping[str, bool | None], readers: Mapping[str, Sequence[str]]) -> bool:
-    """Whether a layer was compared and is right, or else all that read it are."""
-    if passed.get(layer) is None:
-        return all(_right(reader, passed, readers) for reader in readers.get(layer, []))
-    return passed[layer] is True
+            row = rows[path] = replace(row, passed=None, max_error=None, rms_error=None, relative_error=None,
+                                       reason=SCALED if call.weighted else "in the layer after it")
+        right[path] = read if row is None or row.passed is None else row.passed
+    return list(rows.values())
 
 
 def _layouts(row: LayerTensor, expected: Array, actual: Array) -> list[Array]:

@@ -9,7 +9,7 @@ import math
 import weakref
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +23,8 @@ from cnnexport.parity.inputs import SIZES, SMALLEST, cases, first_case, is_open,
 from cnnexport.parity.layers import Call
 from cnnexport.parity.precision import Precision, lowest
 
-LAYER_BYTES = 1 << 29
-"""Layer outputs kept for one comparison at conversion; what is above waits for ``verify --layers``."""
+LAYER_BYTES = 192 << 20
+"""Layer outputs kept for one comparison; what is above is asked for again where the outputs leave a question."""
 
 ROW_BYTES = 128 << 20
 """The largest output of a layer for one batch: of a network of large images fewer rows are run at once."""
@@ -147,7 +147,7 @@ def run(
 
     fed = [keras.ops.convert_to_tensor(a) for a in arrays]
     calls: dict[str, Call] = {}
-    with _observed(model, calls, wanted, limit) if layers else _nothing():
+    with internals.letting_go(model), _observed(model, calls, wanted, limit) if layers else nullcontext():
         results, before = call(model, heads, fed)
     return LiveRun(*_arrays(results, before), calls)
 
@@ -229,11 +229,6 @@ def to_numpy(tensor: Any) -> Array:
 
     array = keras.ops.convert_to_numpy(tensor)
     return np.asarray(array.astype("float32") if array.dtype.name == "bfloat16" else array)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 @contextmanager

@@ -8,8 +8,9 @@ float32 may lose. It is asked only of what the bounds did not let pass, because 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from cnnexport.parity.witness import FLOAT64, ROUNDING, Teller, Truth, Witness
 
 _TURNS = 3
 """Times that rounding is imitated: one draw may be lucky."""
+LAYER_BYTES = 64 << 20
+"""Layer outputs asked for at a time: each is held in float64 and in as many float32 as there are turns, and two."""
 
 
 def teller(model: Any, heads: Sequence[Any], answers: KerasAnswers, *, dropped: bool = False) -> Teller:
@@ -34,9 +37,15 @@ def teller(model: Any, heads: Sequence[Any], answers: KerasAnswers, *, dropped: 
 
     exact_once = functools.cache(lambda: _in_float64(model))
 
-    def tell(cases: Sequence[int], layers: Sequence[str]) -> Truth:
-        wanted = frozenset(layers)
-        numbers = sorted({*cases, *([0] if wanted else [])})
+    def tell(cases: Sequence[int], layers: Sequence[str], calls: Mapping[str, Call] | None = None) -> Truth:
+        known = answers if calls is None else replace(answers, calls=dict(calls))
+        first, *rest = _groups(layers, known)
+        found = asked(known, sorted({*cases, *([0] if first else [])}), frozenset(first))
+        groups = {path: group for group in rest for path in group}
+        return replace(found, layers=_Later(
+            found.layers, groups, lambda group: asked(known, [0], frozenset(group)).layers))
+
+    def asked(answers: KerasAnswers, numbers: Sequence[int], wanted: frozenset[str]) -> Truth:
         rounded = _by_rounding(model, heads, answers, numbers, wanted)
         try:
             exact = exact_once()
@@ -50,6 +59,44 @@ def teller(model: Any, heads: Sequence[Any], answers: KerasAnswers, *, dropped: 
             return rounded
 
     return tell
+
+
+def _groups(layers: Sequence[str], answers: KerasAnswers) -> list[list[str]]:
+    """``layers`` in groups whose outputs take up to LAYER_BYTES, at least one group."""
+    groups: list[list[str]] = [[]]
+    total = 0
+    for path in layers:
+        output = answers.calls[path].output if path in answers.calls else None
+        size = 0 if output is None else output.nbytes
+        if groups[-1] and total + size > LAYER_BYTES:
+            groups.append([])
+            total = 0
+        groups[-1].append(path)
+        total += size
+    return groups
+
+
+class _Later(Mapping[str, Witness]):
+    """Witnesses of layers, of which one group is known and held, and others are asked for when they are read."""
+
+    def __init__(
+        self, known: Mapping[str, Witness], groups: Mapping[str, Sequence[str]],
+        ask: Callable[[Sequence[str]], Mapping[str, Witness]],
+    ) -> None:
+        self._held, self._groups, self._ask = known, dict(groups) | {path: list(known) for path in known}, ask
+
+    def __getitem__(self, path: str) -> Witness:
+        group = self._groups[path]
+        if path not in self._held and not self._held.keys() & set(group):
+            self._held = {}
+            self._held = self._ask(group)
+        return self._held[path]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._groups)
+
+    def __len__(self) -> int:
+        return len(self._groups)
 
 
 def _run(model: Any, heads: Sequence[Any], inputs: Sequence[Array], wanted: frozenset[str]) -> Any:

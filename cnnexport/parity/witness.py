@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from cnnexport.parity.comparison import Array
+
+if TYPE_CHECKING:
+    from cnnexport.parity.layers import Call
 
 FLOAT64, ROUNDING = "float64", "rounding"
 
@@ -43,5 +47,9 @@ class Truth:
     layers: Mapping[str, Witness] = field(default_factory=dict)
 
 
-Teller = Callable[[Sequence[int], Sequence[str]], Truth]
-"""Gives the truth of the cases with these numbers, and of these layers."""
+class Teller(Protocol):
+    """Gives the truth of the cases with these numbers, and of these layers; ``calls`` are the answers' unless given."""
+
+    def __call__(
+        self, cases: Sequence[int], layers: Sequence[str], calls: Mapping[str, Call] | None = None
+    ) -> Truth: ...

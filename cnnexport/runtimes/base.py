@@ -125,13 +125,15 @@ class Runtime(Protocol):
         streams: int = 1,
         profiled: bool = False,
         optimise: bool = True,
+        brief: bool = False,
     ) -> Session:
         """A session on an ONNX file.
 
         ``threads`` None leaves their number to the runtime; ``options`` are its own for the provider. ``shapes`` are
         those that inputs will have and ``streams`` how many runs go on at once, for a runtime that compiles for
         them. ``profiled`` makes a slower session, whose ``placement`` needs no other; ``optimise=False`` runs
-        the graph as it stands in the file, where the runtime can. Raises UsageError for a bad
+        the graph as it stands in the file, where the runtime can; a ``brief`` session is for a few runs, and gives
+        memory back after each rather than keep it for the next. Raises UsageError for a bad
         value, InputError for a file that does not load, ProviderError for a provider that cannot be had, and what
         the runtime raises.
         """

@@ -156,7 +156,7 @@ class OpenVino:
     def open(
         self, source: str | os.PathLike[str], *, provider: str = "cpu", threads: int | None = None,
         options: Mapping[str, str] | None = None, shapes: Mapping[str, Sequence[int]] | None = None, streams: int = 1,
-        profiled: bool = False, optimise: bool = True,
+        profiled: bool = False, optimise: bool = True, brief: bool = False,
     ) -> OpenVinoSession:
         """As ``Runtime.open``: for one stream tuned for latency, for more for as many requests at once."""
         import openvino

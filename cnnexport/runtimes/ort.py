@@ -46,14 +46,14 @@ class OrtSession:
     @classmethod
     def open(
         cls, source: str | os.PathLike[str] | bytes, *, provider: str = "cpu", threads: int | None = None,
-        options: Mapping[str, str] | None = None, profiled: bool = False, optimise: bool = True,
+        options: Mapping[str, str] | None = None, profiled: bool = False, optimise: bool = True, brief: bool = False,
     ) -> OrtSession:
         """As ``Runtime.open``; ``source`` may be the model itself. Raises what ``session`` raises."""
         folder = None
         if profiled:
             folder = tempfile.TemporaryDirectory(prefix="cnnexport-", ignore_cleanup_errors=True)
         try:
-            raw = session(source, provider=provider, threads=threads, optimise=optimise,
+            raw = session(source, provider=provider, threads=threads, optimise=optimise, brief=brief,
                           provider_options=options or None,
                           profile=None if folder is None else os.path.join(folder.name, "profile"))
         except BaseException:
@@ -139,11 +139,11 @@ class OnnxRuntime:
     def open(
         self, source: str | os.PathLike[str], *, provider: str = "cpu", threads: int | None = None,
         options: Mapping[str, str] | None = None, shapes: Mapping[str, Sequence[int]] | None = None, streams: int = 1,
-        profiled: bool = False, optimise: bool = True,
+        profiled: bool = False, optimise: bool = True, brief: bool = False,
     ) -> OrtSession:
         """As ``Runtime.open``; nothing is compiled for shapes or streams."""
         return OrtSession.open(source, provider=provider, threads=threads, options=options, profiled=profiled,
-                               optimise=optimise)
+                               optimise=optimise, brief=brief)
 
 
 def session(
@@ -152,6 +152,7 @@ def session(
     provider: str = "cpu",
     threads: int | None = None,
     optimise: bool = True,
+    brief: bool = False,
     profile: str | os.PathLike[str] | None = None,
     debug: bool = False,
     provider_options: Mapping[str, str] | None = None,
@@ -159,10 +160,10 @@ def session(
     """An ``onnxruntime.InferenceSession`` on ``provider`` ("cpu" or "cuda").
 
     ``threads`` sets the threads inside an operator (None: ONNX Runtime's choice); ``optimise=False`` turns
-    off graph optimisation; ``profile`` is the path prefix of a profile to write. With "cuda", nodes that
-    CUDA cannot run go to the CPU: ``placement`` tells which. Bytes must hold their weights: external data is
-    found only from a path. Raises UsageError for a bad value, InputError for a model that does not load, and
-    ProviderError where the provider cannot be had.
+    off graph optimisation, ``brief`` the arena, which keeps memory for the next run; ``profile`` is the path prefix
+    of a profile to write. With "cuda", nodes that CUDA cannot run go to the CPU: ``placement`` tells which. Bytes
+    must hold their weights: external data is found only from a path. Raises UsageError for a bad value, InputError
+    for a model that does not load, and ProviderError where the provider cannot be had.
     """
     name = _provider_name(provider)
     if threads is not None and not 1 <= threads <= MOST_THREADS:
@@ -184,6 +185,7 @@ def session(
         options.inter_op_num_threads = 1
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_cpu_mem_arena = not brief
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = os.fspath(profile)

@@ -94,7 +94,7 @@ class Reference:
     def open(
         self, source: str | os.PathLike[str], *, provider: str = "cpu", threads: int | None = None,
         options: Mapping[str, str] | None = None, shapes: Mapping[str, Sequence[int]] | None = None, streams: int = 1,
-        profiled: bool = False, optimise: bool = True,
+        profiled: bool = False, optimise: bool = True, brief: bool = False,
     ) -> ReferenceSession:
         """As ``Runtime.open``; NumPy decides on threads."""
         from onnx.reference import ReferenceEvaluator
