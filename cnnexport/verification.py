@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cnnexport import files, supervision
 from cnnexport import runtimes as registry
@@ -15,6 +15,9 @@ from cnnexport.bundle import Bundle, Parity
 from cnnexport.bundle.vectors import FOLDER
 from cnnexport.errors import BundleError, CnnexportError, InputError, ParityError, ProviderError, UsageError
 from cnnexport.runtimes import Runtime, Session, profile
+
+if TYPE_CHECKING:
+    from cnnexport.onnx_file.inputs import Input, Shapes
 
 MAX_TIME = 60.0
 """Seconds that a runtime may take, unless asked otherwise: a loop in a hostile file never ends."""
@@ -89,13 +92,15 @@ def examine(
     providers: Sequence[str] = ("cpu",),
     runtimes: Sequence[str] = ("ort",),
     max_time: float = MAX_TIME,
+    shapes: Shapes | None = None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Verification:
     """Verify a bundle, or as far as that goes a bare ONNX file; a check that fails ends the record.
 
     ``runtimes`` are names of the registry; ``providers`` ("cpu", "cuda") are theirs, each proven to have run the
     graph; a runtime that has none of them runs on its default. ``max_time`` is the seconds that a runtime may take to
-    load and run the file. Raises UsageError for a runtime that is unknown or not installed.
+    load and run the file. ``shapes`` are those of a bare file's inputs whose sizes it leaves open, by name ("" for the
+    only input). Raises UsageError for a runtime that is unknown or not installed, and for shapes that do not fit.
     """
     path = Path(path)
     checks: list[Check] = []
@@ -111,7 +116,7 @@ def examine(
 
     try:
         verified = _examine(
-            path, step, warnings, list(dict.fromkeys(providers)), list(dict.fromkeys(runtimes)), max_time)
+            path, step, warnings, list(dict.fromkeys(providers)), list(dict.fromkeys(runtimes)), max_time, shapes or {})
     except CnnexportError as error:
         # A value that does not fit is no finding about the file.
         if isinstance(error, UsageError):
@@ -122,13 +127,16 @@ def examine(
 
 
 def _examine(
-    path: Path, step: Any, warnings: list[str], providers: Sequence[str], runtimes: Sequence[str], max_time: float
+    path: Path, step: Any, warnings: list[str], providers: Sequence[str], runtimes: Sequence[str], max_time: float,
+    shapes: Shapes,
 ) -> bool:
     """Make the checks; returns whether anything was compared with Keras."""
     places = registry.chosen(runtimes, providers)
     if not files.is_folder(path):
-        _verify_file(path, step, places, max_time)
+        warnings.extend(_verify_file(path, step, places, max_time, shapes))
         return False
+    if shapes:
+        raise UsageError("--shape is of a bare ONNX file: a bundle runs on the inputs stored in it; leave it out")
 
     found = Bundle.open(path, step=step)
     warnings.extend(f"{path} holds {name}, which is no part of the bundle" for name in found.strangers)
@@ -151,16 +159,40 @@ def _name(runtime: Runtime, provider: str) -> str:
     return f"{runtime.name} on {provider}" if len(runtime.providers) > 1 else runtime.name
 
 
-def _verify_file(path: Path, step: Any, places: Sequence[tuple[Runtime, str]], max_time: float) -> None:
-    step("ONNX checker", lambda: check_model(path))
-    feeds = _random_feeds(path)
+def _verify_file(
+    path: Path, step: Any, places: Sequence[tuple[Runtime, str]], max_time: float, shapes: Shapes
+) -> list[str]:
+    """Check and run a bare file on seeded numbers; returns what sizes were assumed for it."""
+    from cnnexport import onnx_file
+    from cnnexport.onnx_file.inputs import fill, read_inputs
+
+    inputs: list[Input] = []
+
+    def check() -> str:
+        inputs.extend(read_inputs(onnx_file.load_model(path)[0], str(path), shapes, most=_MOST_ELEMENTS // 32))
+        return check_model(path, {i.name: i.at(1) for i in inputs})
+
+    step("ONNX checker", check)
+    feeds = fill([i.spec(1) for i in inputs])
+    assumed = [a for i in inputs for a in i.assumed]
     for runtime, provider in places:
-        step(_name(runtime, provider), lambda runtime=runtime, provider=provider: "runs" + _run(
-            path, runtime, provider, feeds, None, max_time)[1])
+        def runs(runtime: Runtime = runtime, provider: str = provider) -> str:
+            try:
+                return "runs" + _run(path, runtime, provider, feeds, None, max_time)[1]
+            except InputError as error:
+                if not assumed:
+                    raise
+                raise InputError(f"{error} ({'; '.join(assumed)}; --shape gives others)") from error
+
+        step(_name(runtime, provider), runs)
+    return assumed
 
 
-def check_model(file: Path) -> str:
-    """Check an ONNX file with ONNX's own checker, and that its sizes are sane. Raises InputError in one line."""
+def check_model(file: Path, shapes: Shapes | None = None) -> str:
+    """Check an ONNX file with ONNX's own checker, and that its sizes are sane. Raises InputError in one line.
+
+    ``shapes`` are those that its inputs will have, where it leaves them open.
+    """
     import onnx
 
     from cnnexport import onnx_file
@@ -177,7 +209,7 @@ def check_model(file: Path) -> str:
     except Exception as error:  # ValidationError, or what a broken file makes the checker's parser raise
         raise InputError(f"{file} is not valid ONNX: {_line(error)}; export it again") from error
     slim = onnx_file.without_weights(model, in_place=True)
-    largest = _largest_tensor(slim)
+    largest = _largest_tensor(slim, shapes or {})
     if largest > _MOST_ELEMENTS:
         raise InputError(f"{file} makes a tensor of {largest:,} elements, which no machine should be asked for; "
                          "export it again")
@@ -185,12 +217,15 @@ def check_model(file: Path) -> str:
     return f"valid, opset {opsets}"
 
 
-def _largest_tensor(slim: Any) -> int:
-    """Elements of the largest tensor in a graph whose shape follows from its inputs, with their open sizes as 1."""
+def _largest_tensor(slim: Any, shapes: Shapes) -> int:
+    """Elements of the largest tensor in a graph whose shape follows from its inputs; sizes still open count as 1."""
     import contextlib
 
     import onnx
 
+    from cnnexport.onnx_file.inputs import set_shapes
+
+    set_shapes(slim, shapes)
     for value in slim.graph.input:
         for size in value.type.tensor_type.shape.dim:
             if not size.HasField("dim_value"):
@@ -220,32 +255,6 @@ def _vectors(found: Bundle) -> tuple[dict[str, Any], dict[str, Any]]:
                 raise BundleError(f"{path / name} is no tensor ({_line(error)}); convert the model again") from error
         made.append(arrays)
     return made[0], made[1]
-
-
-def _random_feeds(file: Path) -> dict[str, Any]:
-    """Seeded values for the inputs of a bare ONNX file; open sizes are 1. Raises InputError for absurd ones."""
-    import numpy as np
-    import onnx
-
-    from cnnexport import onnx_file
-
-    model, _, _ = onnx_file.load_model(file)
-    stored = {t.name for t in model.graph.initializer}
-    rng = np.random.default_rng(0)
-    feeds = {}
-    for value in model.graph.input:
-        if value.name in stored:
-            continue
-        kind = value.type.tensor_type
-        shape = [d.dim_value if d.dim_value > 0 else 1 for d in kind.shape.dim]
-        if math.prod(shape) > _MOST_ELEMENTS // 32 or not value.type.HasField("tensor_type"):
-            raise InputError(f"{file}: input '{value.name[:80]}' is no tensor that can be filled; give --against")
-        try:
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-            feeds[value.name] = np.asarray(rng.random(shape, dtype=np.float32)).astype(dtype)
-        except Exception as error:
-            raise InputError(f"{file}: input '{value.name[:80]}' has a type that cannot be filled") from error
-    return feeds
 
 
 def _run(

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cnnexport import runtimes
-from cnnexport.bench import subjects
 from cnnexport.errors import CnnexportError, InputError, ParityError, ProviderError
+from cnnexport.onnx_file.inputs import fill
 from cnnexport.runtimes import Bound, Session
 from cnnexport.runtimes.base import Run
 
@@ -18,8 +18,8 @@ from cnnexport.runtimes.base import Run
 class TimedSession:
     """A session with its inputs on the device.
 
-    ``options`` holds runtime, file, provider, threads, concurrency, provider_options, inputs (as ``subjects.fill``
-    takes them) and seed. ``create_seconds`` is the time of making the session. Raises what ``Runtime.open`` raises.
+    ``options`` holds runtime, file, provider, threads, concurrency, provider_options, inputs (as ``fill`` takes
+    them) and seed. ``create_seconds`` is the time of making the session. Raises what ``Runtime.open`` raises.
     """
 
     def __init__(self, options: dict[str, Any], *, profiled: bool = False) -> None:
@@ -37,7 +37,7 @@ class TimedSession:
             raise InputError(f"{self.runtime.title} cannot load {options['file']}: {_line(error)}; leave --runtime "
                              f"{self.runtime.name} out") from error
         self.create_seconds = time.perf_counter() - start
-        self.feeds = subjects.fill(options["inputs"], options.get("seed", 0))
+        self.feeds = fill(options["inputs"], options.get("seed", 0))
         self.bound: Bound = self.session.bind(self.feeds)
 
     def first_run(self) -> float:

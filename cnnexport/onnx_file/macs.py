@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from cnnexport.onnx_file.inputs import Shapes, set_shapes
 from cnnexport.onnx_file.load import DEFAULT_DOMAINS, nodes_of, subgraphs
 
 _KEPT_ELEMENTS = 1024  # tensors up to this many elements keep their values for shape inference
@@ -16,15 +17,18 @@ _MATMULS = ("MatMul", "MatMulInteger", "QLinearMatMul")
 _COUNTED = frozenset((*_WEIGHT_INPUT, *_MATMULS, "ConvTranspose", "Gemm"))
 
 
-def count_macs(model_proto: Any, batch: int = 1) -> tuple[int | None, dict[str, int]]:
+def count_macs(
+    model_proto: Any, batch: int = 1, shapes: Shapes | None = None
+) -> tuple[int | None, dict[str, int]]:
     """Multiply-accumulates of an ``onnx.ModelProto``: the total, and by node name.
 
     Counts Conv, ConvTranspose, Gemm and MatMul, with the integer forms of Conv and MatMul. A symbolic first
-    dimension of an input becomes ``batch``, any other symbolic dimension 1; fixed dimensions stay. The total
-    is None where a shape cannot be inferred, or counted operators sit in a loop or branch. Local functions
-    are inlined first. Nodes without a name are called ``<operator>_<index>``. The model is not changed.
+    dimension of an input becomes ``batch``, any other symbolic dimension 1, unless ``shapes`` (by input) say
+    otherwise; fixed dimensions stay. The total is None where a shape cannot be inferred, or counted operators
+    sit in a loop or branch. Local functions are inlined first. Nodes without a name are called
+    ``<operator>_<index>``. The model is not changed.
     """
-    total, per_node, _ = infer_macs(without_weights(model_proto, in_place=False), batch)
+    total, per_node, _ = infer_macs(without_weights(model_proto, in_place=False), batch, shapes)
     return total, per_node
 
 
@@ -82,13 +86,15 @@ def _is_small(tensor: Any) -> bool:
     return math.prod(tensor.dims) <= _KEPT_ELEMENTS and bool(tensor.data_location != TensorProto.EXTERNAL)
 
 
-def infer_macs(slim: Any, batch: int) -> tuple[int | None, dict[str, int], dict[str, list[int]]]:
+def infer_macs(
+    slim: Any, batch: int, shapes: Shapes | None = None
+) -> tuple[int | None, dict[str, int], dict[str, list[int]]]:
     """``count_macs`` of a model without weights, and the shape assumed of each input."""
     import onnx
     from onnx import inliner
 
     weights = {tensor.name for tensor in slim.graph.initializer}
-    symbols: dict[str, int] = {}
+    symbols = set_shapes(slim, shapes or {})
     used: dict[str, list[int]] = {}
     for value in slim.graph.input:
         kind = value.type.tensor_type
