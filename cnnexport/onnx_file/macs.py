@@ -110,6 +110,7 @@ def infer_macs(
         _set_symbols(value, symbols)
     if slim.functions:
         slim = inliner.inline_local_functions(slim)
+    _make_plain(slim)
     best: tuple[int | None, dict[str, int]] = (None, {})
     for keep_hints in (False, True):
         attempt = onnx.ModelProto()
@@ -124,6 +125,25 @@ def infer_macs(
         if best[0] is not None:
             break
     return best[0], best[1], used
+
+
+def _make_plain(model: Any) -> None:
+    """Spell the nodes of a model as ONNX's inference of shapes wants them.
+
+    It carries a tensor's values (the shape of weights that ConstantOfShape makes) neither through Identity nor out of
+    a Constant whose domain is written out.
+    """
+    if not any(entry.domain == "" for entry in model.opset_import):
+        for entry in model.opset_import:
+            entry.domain = "" if entry.domain in DEFAULT_DOMAINS else entry.domain
+    same: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.domain in DEFAULT_DOMAINS:
+            node.domain = ""
+        for place, name in enumerate(node.input):
+            node.input[place] = same.get(name, name)
+        if node.op_type == "Identity" and node.domain == "":
+            same[node.output[0]] = node.input[0]
 
 
 def _set_symbols(value: Any, symbols: Mapping[str, int]) -> None:

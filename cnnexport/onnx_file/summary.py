@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections import Counter
@@ -24,7 +25,7 @@ class OnnxSummary:
     """Facts about one ONNX file.
 
     ``operators`` and ``nodes`` count the main graph and its subgraphs. ``parameters`` counts the elements of
-    floating-point initializers, and of floating-point Constant tensors of more than one element.
+    floating-point initializers, and of what Constant and ConstantOfShape make of more than one such element.
     ``initializer_bytes`` is the size of all initializers, of any type. ``macs`` counts multiply-accumulates
     of convolutions, Gemm and MatMul at the input shapes in ``macs_shapes`` (symbolic dimensions are 1 unless given),
     and is None where shapes cannot be inferred. ``file_bytes`` includes external data; ``sha256`` is that of the
@@ -166,7 +167,33 @@ def _sizes(model: Any) -> tuple[int, int]:
         for tensor in load.attribute_tensors(iter([node])):
             if _is_float(tensor) and math.prod(tensor.dims) > 1:
                 parameters += math.prod(tensor.dims)
-    return parameters, size
+        parameters += sum(len(a.floats) for a in node.attribute if len(a.floats) > 1)
+    return parameters + _filled(model.graph), size
+
+
+def _filled(graph: Any) -> int:
+    """Elements of the floating-point tensors, of more than one, that ConstantOfShape makes of a stored shape."""
+    from onnx import numpy_helper
+
+    stored: dict[str, Any] = {tensor.name: tensor for tensor in graph.initializer}
+    total = 0
+    for node in graph.node:
+        if node.domain not in load.DEFAULT_DOMAINS or not node.output:
+            continue
+        source = stored.get(node.input[0]) if node.input else None
+        value = next((a for a in node.attribute if a.name in ("value", "value_ints")), None)
+        if node.op_type == "Constant" and value is not None:
+            stored[node.output[0]] = value.t if value.name == "value" else list(value.ints)
+        elif node.op_type == "Identity" and source is not None:
+            stored[node.output[0]] = source
+        elif node.op_type == "ConstantOfShape" and source is not None and (value is None or _is_float(value.t)):
+            shape = source if isinstance(source, list) else []
+            if not isinstance(source, list) and source.data_location != source.EXTERNAL:
+                with contextlib.suppress(Exception):  # a shape that its data has not is for the checker to tell
+                    shape = numpy_helper.to_array(source).ravel().tolist()
+            elements = math.prod(shape)
+            total += elements if elements > 1 and min(shape) > 0 else 0
+    return total
 
 
 def _is_float(tensor: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -102,7 +102,7 @@ def summed_terms(graph: ir.Graph) -> int:
         if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or len(node.inputs) < 2:
             continue
         kernel = node.inputs[1]
-        sizes = [d for d in (kernel.shape or ()) if isinstance(d, int)] if kernel is not None else []
+        sizes = _stored_sizes(kernel)
         if len(sizes) < 2:
             continue
         size = int(np.prod(sizes))
@@ -110,6 +110,17 @@ def summed_terms(graph: ir.Graph) -> int:
         outputs = sizes[0] if node.op_type == "Conv" or transposed else sizes[1] if len(sizes) > 2 else sizes[-1]
         total += size // max(outputs, 1)
     return total
+
+
+def _stored_sizes(kernel: ir.Value | None) -> list[int]:
+    """The sizes of a kernel, also of one that a Constant holds: other exporters' files say no shape of it."""
+    if kernel is None:
+        return []
+    shape: Iterable[object] | None = kernel.shape
+    maker = kernel.producer()
+    if shape is None and maker is not None and maker.op_type == "Constant" and "value" in maker.attributes:
+        shape = maker.attributes["value"].as_tensor().shape
+    return [d for d in shape or () if isinstance(d, int)]
 
 
 def longest_sum(graph: ir.Graph) -> int:
