@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cnnexport.bench.session import compare_with_stored
+from cnnexport.bench.session import check_stored
 from cnnexport.onnx_file.inputs import fill
 
 SEED = 0
@@ -52,7 +52,7 @@ class _Peer:
 
     def check(self, vectors: dict[str, Any]) -> dict[str, Any]:
         """Compare with Keras' stored answer, by the tolerance of the parity record."""
-        return compare_with_stored(vectors, lambda names, feeds: [self.answer(*feeds.values())], type(self).__name__)
+        return check_stored(vectors, lambda names, feeds: [self.answer(*feeds.values())], type(self).__name__)
 
 
 class TensorFlow(_Peer):

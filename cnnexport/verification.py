@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnexport import files, supervision
 from cnnexport import runtimes as registry
-from cnnexport.bundle import Bundle, Parity
+from cnnexport.bundle import Bundle
 from cnnexport.bundle.vectors import FOLDER
-from cnnexport.errors import BundleError, CnnexportError, InputError, ParityError, ProviderError, UsageError
+from cnnexport.errors import BundleError, CnnexportError, InputError, ProviderError, UsageError
 from cnnexport.runtimes import Runtime, Session, profile
 
 if TYPE_CHECKING:
@@ -131,6 +131,8 @@ def _examine(
     shapes: Shapes,
 ) -> bool:
     """Make the checks; returns whether anything was compared with Keras."""
+    from cnnexport.parity.stored import compare_with_stored, stored_bounds
+
     places = registry.chosen(runtimes, providers)
     if not files.is_folder(path):
         warnings.extend(_verify_file(path, step, places, max_time, shapes))
@@ -143,12 +145,15 @@ def _examine(
     file = found.file
     step("ONNX checker", lambda: check_model(file))
     inputs, outputs = _vectors(found)
+    allowed = stored_bounds(found.proof)
     for runtime, provider in places:
         name = _name(runtime, provider)
 
         def vectors(runtime: Runtime = runtime, provider: str = provider, name: str = name) -> str:
             produced, proof = _run(file, runtime, provider, inputs, list(outputs), max_time)
-            return f"{_compare(path, name, outputs, produced, found.proof)}{proof}"
+            worst = compare_with_stored(outputs, produced, allowed, name, f" of {path}")
+            return (f"equals Keras' stored outputs to {worst:.1e} standard deviations ({allowed.max_error:.0e} "
+                    f"allowed){proof}")
 
         step(name, vectors)
     return True
@@ -292,36 +297,6 @@ def _proof(session: Session, wanted: str, file: Path, feeds: Mapping[str, Any]) 
         raise ProviderError(f"{wanted} ran {placed.get(wanted, 0)} nodes of {file}, {told}; the file is not "
                             f"proven there")
     return f"{placed[wanted]} nodes on {wanted} and none elsewhere"
-
-
-def _compare(
-    path: Path, runtime: str, expected: Mapping[str, Any], produced: Sequence[Any], proof: Parity
-) -> str:
-    """Compare with Keras' stored outputs, by the tolerance of the record but no laxer than ours."""
-    from cnnexport.parity.comparison import ILL, compare, is_softmax, log_probabilities
-    from cnnexport.parity.tolerances import Tolerance, tolerance
-
-    recorded, own = proof.tolerance, tolerance(proof.tolerance.precision)
-    allowed = Tolerance(own.precision, recorded.terms, min(recorded.max_error, own.max_error),
-                        min(recorded.rms_error, own.rms_error), own.rounding_ulps)
-    if proof.stored:  # Keras' stored outputs are off the truth themselves, but never by more than means anything
-        allowed = replace(allowed, max_error=max(allowed.max_error, min(proof.stored.max_error, 10 * ILL)),
-                          rms_error=max(allowed.rms_error, min(proof.stored.rms_error, ILL)))
-    worst = 0.0
-    for (name, wanted), actual in zip(expected.items(), produced):
-        spread = None
-        results = []
-        if is_softmax(wanted) and wanted.shape == getattr(actual, "shape", None):
-            results.append(compare(
-                name, "log-probabilities", log_probabilities(wanted), log_probabilities(actual), allowed=allowed))
-            spread = results[0].spread
-        results.append(compare(name, "output", wanted, actual, allowed=allowed, logits_spread=spread))
-        failed = next((r for r in results if not r.passed), None)
-        if failed is not None:
-            raise ParityError(f"{runtime} disagrees with Keras' stored '{name}' of {path} ({failed.level}): off by "
-                              f"{failed.max_error:.2g} standard deviations, {allowed.max_error:.0e} allowed")
-        worst = max(worst, results[0].max_error)
-    return f"equals Keras' stored outputs to {worst:.1e} standard deviations ({allowed.max_error:.0e} allowed)"
 
 
 def _line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnexport import runtimes
-from cnnexport.errors import CnnexportError, InputError, ParityError, ProviderError
+from cnnexport.errors import CnnexportError, InputError, ProviderError
 from cnnexport.onnx_file.inputs import fill
 from cnnexport.runtimes import Bound, Session
 from cnnexport.runtimes.base import Run
@@ -70,8 +70,8 @@ class TimedSession:
                 "io_binding": self.bound.how}
 
     def check(self, vectors: dict[str, Any]) -> dict[str, Any]:
-        """As ``compare_with_stored``."""
-        return compare_with_stored(vectors, lambda names, feeds: self.session.run(names, feeds), self.runtime.title)
+        """As ``check_stored``."""
+        return check_stored(vectors, lambda names, feeds: self.session.run(names, feeds), self.runtime.title)
 
 
 def profile(options: dict[str, Any], limit: float) -> dict[str, Any]:
@@ -84,29 +84,28 @@ def profile(options: dict[str, Any], limit: float) -> dict[str, Any]:
     return {**found, "facts": held.facts()}
 
 
-def compare_with_stored(
+def check_stored(
     vectors: Mapping[str, Any], answer: Callable[[list[str], dict[str, Any]], Sequence[Any]], who: str
 ) -> dict[str, Any]:
     """Whether ``answer`` (output names and arrays by input name, to outputs) gives Keras' stored outputs.
 
-    ``vectors`` holds the folder of stored tensors and the largest error that is allowed, in standard deviations of
-    the output. Raises ParityError where an output is further off.
+    ``vectors`` holds the folder of stored tensors and what is allowed, as the fields of a ``Tolerance``. Raises
+    ParityError where an output is further off.
     """
     import numpy as np
     import onnx
     from onnx import numpy_helper
 
-    folder = Path(vectors["folder"])
+    from cnnexport.parity.stored import compare_with_stored
+    from cnnexport.parity.tolerances import Tolerance
+
+    folder, allowed = Path(vectors["folder"]), Tolerance(**vectors["allowed"])
     given, expected = ({t.name: numpy_helper.to_array(t) for t in (
         onnx.load_tensor(str(folder / f"{kind}_{i}.pb")) for i in range(len(list(folder.glob(f"{kind}_*.pb")))))}
         for kind in ("input", "output"))
-    produced = answer(list(expected), given)
-    error = max(float(np.abs(np.asarray(actual) - wanted).max() / (wanted.std() or 1.0))
-                for wanted, actual in zip(expected.values(), produced, strict=True))
-    if not error <= vectors["max_error"]:
-        raise ParityError(f"{who} disagrees with Keras' stored outputs: off by {error:.2g} standard deviations, "
-                          f"{vectors['max_error']:.0e} allowed")
-    return {"compared_with": "Keras' stored outputs", "error": error, "allowed": vectors["max_error"]}
+    produced = [np.asarray(array) for array in answer(list(expected), given)]
+    error = compare_with_stored(expected, produced, allowed, who)
+    return {"compared_with": "Keras' stored outputs", "error": error, "allowed": allowed.max_error}
 
 
 def _line(error: BaseException) -> str:

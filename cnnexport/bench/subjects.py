@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cnnexport import files, onnx_file
 from cnnexport.bundle import located
 from cnnexport.errors import BundleError, UsageError
 from cnnexport.onnx_file.inputs import Input, read_inputs
+
+if TYPE_CHECKING:
+    from cnnexport.parity.tolerances import Tolerance
 
 UNVERIFIED = "unverified"
 
@@ -20,6 +23,7 @@ class Subject:
     """A file to measure, with its hash and what is known of its correctness.
 
     ``parity`` is the record of a bundle's gate, for this very hash; None makes each row ``unverified``.
+    ``stored`` is what another runtime may be off the outputs that the bundle stores.
     """
 
     name: str
@@ -34,6 +38,7 @@ class Subject:
     untrained: bool | None
     weight_bytes: int
     skeleton: bytes = field(default=b"", repr=False)
+    stored: Tolerance | None = None
 
     @property
     def verified(self) -> bool:
@@ -93,6 +98,8 @@ def subject(target: str, shapes: Mapping[str, tuple[int, ...]] | None = None) ->
         BundleError: a bundle incomplete or altered.
         ParityError: a bundle whose gate did not pass.
     """
+    from cnnexport.parity.stored import stored_bounds
+
     path = Path(target)
     file, found = located(path)
     model, size, digest = onnx_file.load_model(file)
@@ -112,7 +119,8 @@ def subject(target: str, shapes: Mapping[str, tuple[int, ...]] | None = None) ->
         external={e.location: e.sha256 for e in external}, inputs=inputs, fixed_batch=fixed, dynamic_batch=dynamic,
         parity=None if found is None else _record(found.parity),
         untrained=None if found is None else found.about.untrained,
-        weight_bytes=weights, skeleton=slim.SerializeToString())
+        weight_bytes=weights, skeleton=slim.SerializeToString(),
+        stored=None if found is None else stored_bounds(found.proof))
 
 
 def _record(parity: Mapping[str, Any]) -> dict[str, Any]:

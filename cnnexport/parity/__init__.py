@@ -14,6 +14,7 @@
 | ``gate`` | ``judge``: the file in a runtime against Keras' answers, by a criterion |
 | ``witness``, ``truth`` | what Keras itself loses, told by float64 or by rounding (``truth`` imports Keras) |
 | ``streaming`` | every layer against live Keras, in bounded memory |
+| ``stored`` | what a bundle stores of Keras' answers, for ``verify`` and ``bench`` |
 | ``records`` | ``parity.json`` |
 """
 
