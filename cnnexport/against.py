@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,29 +167,27 @@ def verify_against(
         graph = ir.load(file)
     except Exception as error:
         raise InputError(f"{file} cannot be read: {' '.join(str(error).split())[:200]}; give an ONNX file") from error
-    found = heads.heads(model)
-    # A file may have been made without the final activation.
-    drop = options.logits and about is not None and about.architecture is None
-    kept = [None] * len(found) if drop else found
+    own = about is not None and about.architecture is None
     # Weights in a file of their own are found only beside it; else nothing is written into the bundle.
     external = any(isinstance(v.const_value, ir.ExternalTensor) for v in graph.graph.initializers.values())
-    with (heads.without(found) if drop else nullcontext(),
+    with (heads.ended(model, logits=options.logits, own=own) as ending,
           tempfile.TemporaryDirectory(prefix="cnnexport-", ignore_cleanup_errors=True) as folder_of_copy):
         scratch = None if external else Path(folder_of_copy)
         inputs, outputs, batch = _ports(model, graph.graph, about)
         progress("keras")
         answers = live.ask(
-            model, inputs, seed=seed, value_range=source.value_range, batch=batch, kept_heads=kept,
+            model, inputs, seed=seed, value_range=source.value_range, batch=batch, kept_heads=ending.kept,
             macs=about.macs if about else None, keep_layers=not layers)
         facts = parity.graph_facts(graph, inputs, outputs, answers.activations)
         criterion = parity.numeric(answers, facts)
         progress("compare")
         verdict = parity.judge(answers, facts, file, criterion, scratch=scratch,
-                               tell=truth.teller(model, kept, answers, dropped=drop))
+                               tell=truth.teller(model, ending.kept, answers, dropped=ending.dropped))
         rows = tuple(verdict.layers)
         if layers:
             rows = tuple(stream_layers(
-                model, kept, answers, facts, file, criterion, agree=verdict.agree, scratch=scratch, progress=progress))
+                model, ending.kept, answers, facts, file, criterion, agree=verdict.agree, scratch=scratch,
+                progress=progress))
             verdict = parity.weighed(answers, facts, criterion, verdict, rows)
             if not any(row.tensor for row in rows):
                 raise UsageError(f"no tensor of {file} is named after a layer of {target}, so there are no layers to "

@@ -7,7 +7,7 @@ import io
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,16 +196,13 @@ def _convert(
     steps("build")
     source = open_source()
     model = source.model
-    found = heads.heads(model)
-    drop = options.logits and own
-    kept = [None] * len(found) if drop else found
-    with heads.without(found) if drop else nullcontext():
-        names = heads.output_names(model, kept, features=not options.include_top) if found else []
+    with heads.ended(model, logits=options.logits, own=own) as ending:
+        names = heads.output_names(model, ending.kept, features=not options.include_top) if ending.kept else []
         converted = convert_model(
             model, output_names=names, layout=options.layout, batch=options.batch, opset=options.opset,
             input_shape=options.input_shape if own else None, progress=steps)
         # A subclassed model does not know its outputs before it runs, and so nothing of what ends them.
-        kept = kept or [None] * len(converted.outputs)
+        kept = ending.kept or [None] * len(converted.outputs)
         steps("write")
         size = sum(v.const_value.nbytes for v in converted.model.graph.initializers.values()
                    if v.const_value is not None)
@@ -245,11 +242,8 @@ def _teller(
         from cnnexport.parity import truth
 
         model = open_source().model
-        found = heads.heads(model)
-        drop = options.logits and target.spec is None
-        kept = [None] * len(found) if drop else found
-        with heads.without(found) if drop else nullcontext():
-            return truth.teller(model, kept, answers, dropped=drop)(cases, layers)
+        with heads.ended(model, logits=options.logits, own=target.spec is None) as ending:
+            return truth.teller(model, ending.kept, answers, dropped=ending.dropped)(cases, layers)
 
     return tell
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 _WRAPPER = re.compile(r"^Exception encountered when calling .*\.$")
 _MARKUP = re.compile(r"\x1b\[\d*m")
@@ -21,6 +21,15 @@ def columns(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
 def printable(cell: str) -> str:
     """A cell that cannot command a terminal or break its line: what is not printable becomes a space."""
     return "".join(c if c.isprintable() else " " for c in cell)
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """``name``, or the first of ``name_1``, ``name_2``, ... that is not ``taken``."""
+    candidate, count = name, 0
+    while candidate in taken:
+        count += 1
+        candidate = f"{name}_{count}"
+    return candidate
 
 
 def byte_count(count: int) -> str:
