@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from cnnexport.parity.comparison import Array, compare
 from cnnexport.parity.tolerances import Tolerance
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from cnnexport.parity.witness import Witness
 
 _REGROUPING = frozenset({"Flatten", "Reshape", "Permute", "RepeatVector", "Transpose", "Moveaxis", "Swapaxes",
@@ -305,8 +307,10 @@ def first_diverging(results: Sequence[LayerComparison]) -> str | None:
     return next((result.layer for result in results if result.passed is False), None)
 
 
-def nodes_of(graph: Any) -> list[tuple[str, str, Sequence[str]]]:
-    """(name, operator, outputs) of the nodes of an ``onnx.GraphProto`` or an ``onnx_ir`` graph."""
-    if hasattr(graph, "SerializeToString"):
-        return [(n.name, n.op_type, list(n.output)) for n in graph.node]
-    return [(n.name or "", n.op_type, [v.name or "" for v in n.outputs]) for n in graph]
+def nodes_of(graph: ir.Graph) -> list[tuple[str, str, Sequence[str]]]:
+    """(name, operator, outputs) of the nodes of a graph.
+
+    Outputs that something reads come first: of a Loop the first may be its counter, of a Split a part left over.
+    """
+    return [(n.name or "", n.op_type, [v.name or "" for v in sorted(
+        n.outputs, key=lambda v: not (v.is_graph_output() or v.uses()))]) for n in graph]
