@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from cnnexport import runtimes
+from cnnexport import convert, runtimes
 from cnnexport.onnx_file import inspect_onnx
 from cnnexport.parity.graph import summed_terms
 
@@ -99,3 +99,56 @@ def test_the_bound_knows_kernels_in_constants() -> None:
     """Without their lengths it would be that of a network without a product."""
     constant = _with_weights([helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(_KERNEL))])
     assert summed_terms(ir.from_proto(constant).graph) == 27
+
+
+def _cubes(count: int, size: int) -> Any:
+    """A network of images as high and wide as they have channels, with outputs of that kind."""
+    import keras
+
+    from cnnexport.architectures.weights import randomise
+
+    images = [keras.Input((size, size, size), name=f"image_{i}") for i in range(count)]
+    x = keras.layers.Conv2D(size, 3, padding="same", activation="relu", name="conv")(images[0])
+    if count > 1:
+        x = keras.layers.Subtract(name="difference")([x, images[1]])
+    model = keras.Model(images, x, name="cubes")
+    randomise(model, 0)
+    return model
+
+
+@pytest.mark.parametrize("size", [3, 8])
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_layouts_that_sizes_do_not_tell_apart(layout: str, size: int, tmp_path: Path, cnnexport: Any) -> None:
+    model = _cubes(2, size)
+    model.save(tmp_path / "m.keras")
+    file = convert(model, output=tmp_path / "b", layout=layout).path / "model.onnx"
+    file.rename(tmp_path / "m.onnx")
+    result = cnnexport("verify", tmp_path / "m.onnx", "--against", tmp_path / "m.keras")
+    assert result.code == 0, result
+
+
+def test_layouts_of_open_sizes(tmp_path: Path, cnnexport: Any) -> None:
+    """Three channels first fit an image three pixels high."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    image = keras.Input((None, None, 3))
+    model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(image)))
+    model.save(tmp_path / "m.keras")
+    file = convert(model, output=tmp_path / "b", layout="nchw").path / "model.onnx"
+    file.rename(tmp_path / "m.onnx")
+    result = cnnexport("verify", tmp_path / "m.onnx", "--against", tmp_path / "m.keras")
+    assert result.code == 0, result
+
+
+def test_a_faulty_file_is_reported_in_the_better_layout(tmp_path: Path, cnnexport: Any) -> None:
+    model = _cubes(1, 8)
+    file = convert(model, output=tmp_path / "b", layout="nchw").path / "model.onnx"
+    file.rename(tmp_path / "m.onnx")
+    kernel = model.get_layer("conv").kernel
+    kernel.assign(kernel.numpy() * np.where(np.arange(8) == 2, 1.1, 1.0))
+    model.save(tmp_path / "m.keras")
+    result = cnnexport("verify", tmp_path / "m.onnx", "--against", tmp_path / "m.keras", "--json")
+    made = json.loads(result.out)["against"]
+    image = next(c for c in made["comparisons"] if c["kind"] == "image")
+    assert result.code == 4 and not made["passed"] and image["rms_error"] < 0.1, "in the other it is about 1"

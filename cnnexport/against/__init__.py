@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnexport import files
-from cnnexport.bundle import Manifest, located
+from cnnexport.against.ports import possible_ports, told_apart
+from cnnexport.bundle import located
 from cnnexport.errors import InputError, UsageError
 from cnnexport.options import ConvertOptions
 from cnnexport.text import columns
 
 if TYPE_CHECKING:
-    from cnnexport.conversion import Port
     from cnnexport.parity import Comparison, Verdict
     from cnnexport.parity.layers import LayerComparison
 
@@ -173,12 +173,13 @@ def verify_against(
     with (heads.ended(model, logits=options.logits, own=own) as ending,
           tempfile.TemporaryDirectory(prefix="cnnexport-", ignore_cleanup_errors=True) as folder_of_copy):
         scratch = None if external else Path(folder_of_copy)
-        inputs, outputs, batch = _ports(model, graph.graph, about)
         progress("keras")
+        ports = told_apart(model, ending.kept, file, possible_ports(model, graph.graph, about), seed=seed,
+                           value_range=source.value_range, scratch=scratch)
         answers = live.ask(
-            model, inputs, seed=seed, value_range=source.value_range, batch=batch, kept_heads=ending.kept,
+            model, ports.inputs, seed=seed, value_range=source.value_range, batch=ports.batch, kept_heads=ending.kept,
             macs=about.macs if about else None, keep_layers=not layers)
-        facts = parity.graph_facts(graph, inputs, outputs, answers.activations)
+        facts = parity.graph_facts(graph, ports.inputs, ports.outputs, answers.activations)
         criterion = parity.numeric(answers, facts)
         progress("compare")
         verdict = parity.judge(answers, facts, file, criterion, scratch=scratch,
@@ -193,68 +194,3 @@ def verify_against(
                 raise UsageError(f"no tensor of {file} is named after a layer of {target}, so there are no layers to "
                                  "compare; leave --layers out, or give a bundle of cnnexport")
     return Against(str(path), str(target), verdict, rows, layers, criterion.tolerance.max_error)
-
-
-def _ports(
-    model: Any, graph: Any, about: Manifest | None
-) -> tuple[tuple[Port, ...], tuple[Port, ...], int | None]:
-    """The ports of the file in the order of Keras' inputs and outputs, and its fixed batch size (None: dynamic).
-
-    Where the file has Keras' names, they tell which is which, else the order does. Raises UsageError where they do
-    not fit.
-    """
-    import keras
-
-    from cnnexport.conversion import Port
-    from cnnexport.conversion.inputs import input_ports
-
-    wanted = input_ports(model)
-    given = [v for v in graph.inputs if v.name not in graph.initializers]
-    results = [(tuple(t.shape), keras.backend.standardize_dtype(t.dtype))
-               for t in keras.tree.flatten(getattr(model, "outputs", None) or [])]
-    made: dict[str, list[Port]] = {}
-    for kind, keras_side, values in (
-            ("inputs", [(p.shape, p.dtype) for p in wanted], given), ("outputs", results, list(graph.outputs))):
-        if len(keras_side) != len(values):
-            raise UsageError(f"the file has {len(values)} {kind}, the Keras model {len(keras_side)}; "
-                             "give the model that the file was made of")
-        made[kind] = []
-        names = [p.name for p in wanted] if kind == "inputs" else list(getattr(model, "output_names", None) or [])
-        by_name = {str(value.name): value for value in values}
-        if set(names) == set(by_name) and len(names) == len(values):
-            values = [by_name[name] for name in names]
-        # Of a bundle the layouts are known; sizes alone do not tell them apart where all are alike.
-        layouts = {} if about is None else {tensor.name: tensor.layout for tensor in getattr(about, kind)}
-        for (shape, dtype), value in zip(keras_side, values):
-            sizes = _sizes(value)
-            fits = _fits(sizes, shape) and layouts.get(str(value.name)) != "NCHW"
-            first = _fits(sizes, (shape[0], shape[-1], *shape[1:-1])) and len(shape) > 2
-            if not fits and not first:
-                text = "x".join("?" if s is None else str(s) for s in shape)
-                theirs = "x".join("?" if s is None else str(s) for s in sizes or ())
-                raise UsageError(f"'{value.name}' of the file is {theirs}, the Keras model has {text}; give the model "
-                                 "that the file was made of")
-            made[kind].append(Port(str(value.name), _known(shape, sizes, first and not fits), dtype,
-                                   first and not fits))
-    sizes = _sizes(given[0]) if given else None
-    return tuple(made["inputs"]), tuple(made["outputs"]), sizes[0] if sizes else None
-
-
-def _sizes(value: Any) -> tuple[int | None, ...] | None:
-    return None if value.shape is None else tuple(d if isinstance(d, int) else None for d in value.shape)
-
-
-def _fits(sizes: tuple[int | None, ...] | None, shape: tuple[int | None, ...]) -> bool:
-    return sizes is None or (
-        len(sizes) == len(shape) and all(a is None or b is None or a == b for a, b in zip(sizes, shape)))
-
-
-def _known(
-    shape: tuple[int | None, ...], sizes: tuple[int | None, ...] | None, first: bool
-) -> tuple[int | None, ...]:
-    """Keras' shape with the sizes that only the file knows."""
-    if sizes is None:
-        return shape
-    own = (sizes[0], *sizes[2:], sizes[1]) if first else sizes
-    return tuple(a if a is not None else b for a, b in zip(shape, own))
-
