@@ -17,7 +17,7 @@ from cnnexport.options import ConvertOptions
 from cnnexport.text import columns
 
 if TYPE_CHECKING:
-    from cnnexport.parity import Comparison, Verdict
+    from cnnexport.parity import Comparison, GraphFacts, Verdict
     from cnnexport.parity.layers import LayerComparison
 
 
@@ -140,7 +140,7 @@ def verify_against(
 
     An architecture is built as the bundle's manifest records it (seed and options); for a bare ONNX file with
     ``seed`` (0) and its default options. With ``layers``, every layer that a tensor of the file holds is compared,
-    in groups of bounded memory.
+    in groups of bounded memory; of another exporter's file, also by its numbers where names do not tell.
 
     Raises:
         UsageError: ``target`` does not fit the file (other inputs or outputs).
@@ -151,6 +151,8 @@ def verify_against(
     from cnnexport import parity, sources
     from cnnexport.keras_files import heads
     from cnnexport.parity import live, truth
+    from cnnexport.parity.layers import BY_NUMBERS
+    from cnnexport.parity.matching import match_layers
     from cnnexport.parity.streaming import stream_layers
 
     path = Path(path)
@@ -185,12 +187,34 @@ def verify_against(
         verdict = parity.judge(answers, facts, file, criterion, scratch=scratch,
                                tell=truth.teller(model, ending.kept, answers, dropped=ending.dropped))
         rows = tuple(verdict.layers)
-        if layers:
-            rows = tuple(stream_layers(
-                model, ending.kept, answers, facts, file, criterion, agree=verdict.agree, scratch=scratch,
-                progress=progress))
+        # Outputs alone may not show each weight: then layers are looked for in other exporters' files unasked.
+        if layers or (about is None and verdict.agree and verdict.insensitive):
+            def compared(facts: GraphFacts) -> tuple[LayerComparison, ...]:
+                return tuple(stream_layers(
+                    model, ending.kept, answers, facts, file, criterion, agree=verdict.agree, scratch=scratch,
+                    progress=progress))
+
+            rows = compared(facts)
+            # Of ours the manifest's names are what counts; other exporters name nodes as they like.
+            missing = [] if about is not None else _missing(rows, agree=verdict.agree)
+            if missing:
+                matched = match_layers(model, ending.kept, answers, facts, file, criterion, missing, scratch=scratch,
+                                       progress=progress)
+                facts = replace(facts, matched=matched)
+                rows = compared(facts) if matched else rows
             verdict = parity.weighed(answers, facts, criterion, verdict, rows)
-            if not any(row.tensor for row in rows):
-                raise UsageError(f"no tensor of {file} is named after a layer of {target}, so there are no layers to "
-                                 "compare; leave --layers out, or give a bundle of cnnexport")
+            if layers and verdict.agree and not any(row.tensor for row in rows):
+                raise UsageError(f"no tensor of {file} is named after a layer of {target} or holds one's output, so "
+                                 "there are no layers to compare; leave --layers out, or give a bundle of cnnexport")
+            if not any(row.tensor and row.reason != BY_NUMBERS for row in rows):
+                rows = tuple(replace(row, reason=NOT_FOUND) if row.layer in missing and row.tensor is None else row
+                             for row in rows)
     return Against(str(path), str(target), verdict, rows, layers, criterion.tolerance.max_error)
+
+
+NOT_FOUND = "no tensor holds its numbers"
+
+
+def _missing(rows: Sequence[LayerComparison], *, agree: bool) -> list[str]:
+    """The layers without a tensor; where the outputs ``agree`` also those whose name told a wrong one."""
+    return [row.layer for row in rows if row.tensor is None or (agree and row.passed is False)]

@@ -13,6 +13,7 @@
 | ``exposed`` | the file as it is, with inner tensors given out |
 | ``gate`` | ``judge``: the file in a runtime against Keras' answers, by a criterion |
 | ``witness``, ``truth`` | what Keras itself loses, told by float64 or by rounding (``truth`` imports Keras) |
+| ``matching`` | layers of another exporter's file, by their numbers (imports Keras) |
 | ``streaming`` | every layer against live Keras, in bounded memory |
 | ``stored`` | what a bundle stores of Keras' answers, for ``verify`` and ``bench`` |
 | ``records`` | ``parity.json`` |

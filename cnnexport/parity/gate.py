@@ -186,7 +186,7 @@ def weighed(
 
 def layer_map(answers: KerasAnswers, facts: GraphFacts) -> list[LayerTensor]:
     """Which tensor of the file holds which layer's output."""
-    return layer_tensors(answers.calls, facts.nodes)
+    return layer_tensors(answers.calls, facts.nodes, facts.matched)
 
 
 def _weigh(

@@ -35,7 +35,7 @@ class GraphFacts:
 
     ``undefined`` are, for each compared tensor, the operators before it whose answer to a NaN is not defined; ``terms``
     the lengths of its dot products, added up (None: unknown), ``longest`` the longest other sum; ``nodes`` are (name,
-    operator, outputs) in order.
+    operator, outputs) in order, ``matched`` the tensors of layers that were told by their numbers (``matching``).
     """
 
     inputs: tuple[Port, ...]
@@ -45,6 +45,7 @@ class GraphFacts:
     terms: int | None = None
     longest: int = 0
     nodes: list[tuple[str, str, Sequence[str]]] = field(default_factory=list)
+    matched: dict[str, str] = field(default_factory=dict)
 
 
 def graph_facts(

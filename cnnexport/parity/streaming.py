@@ -9,9 +9,9 @@ from typing import Any
 
 from cnnexport.parity.answers import KerasAnswers
 from cnnexport.parity.exposed import Exposed
-from cnnexport.parity.gate import Criterion
+from cnnexport.parity.gate import Criterion, layer_map
 from cnnexport.parity.graph import GraphFacts
-from cnnexport.parity.layers import LayerComparison, compare_layers, layer_tensors
+from cnnexport.parity.layers import LayerComparison, compare_layers
 
 STREAM_BYTES = 128 << 20
 """Layer outputs of each side held at a time."""
@@ -30,7 +30,7 @@ def stream_layers(
     from cnnexport.parity import live
 
     inputs = keras.answers[0].case.inputs
-    mapped = layer_tensors(keras.calls, facts.nodes)
+    mapped = layer_map(keras, facts)
     holders = list(dict.fromkeys(row.holds for row in mapped if row.holds))
     results: dict[str, LayerComparison] = {}
     rows = {row.layer: row for row in mapped}
