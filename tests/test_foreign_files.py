@@ -152,3 +152,21 @@ def test_a_faulty_file_is_reported_in_the_better_layout(tmp_path: Path, cnnexpor
     made = json.loads(result.out)["against"]
     image = next(c for c in made["comparisons"] if c["kind"] == "image")
     assert result.code == 4 and not made["passed"] and image["rms_error"] < 0.1, "in the other it is about 1"
+
+
+def test_outputs_in_another_order(tmp_path: Path, cnnexport: Any) -> None:
+    """The names tell which is which, also of what lies before the activations."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    image = keras.Input((6,))
+    ends = [keras.layers.Dense(3, activation="softmax", name=name)(image) for name in ("left", "right")]
+    model = keras.Model(image, ends)
+    model.save(tmp_path / "m.keras")
+    proto = onnx.load(convert(model, output=tmp_path / "b").path / "model.onnx")
+    outputs = list(proto.graph.output)[::-1]
+    del proto.graph.output[:]
+    proto.graph.output.extend(outputs)
+    onnx.save(proto, tmp_path / "m.onnx")
+    result = cnnexport("verify", tmp_path / "m.onnx", "--against", tmp_path / "m.keras")
+    assert result.code == 0, result

@@ -53,9 +53,11 @@ def graph_facts(
 ) -> GraphFacts:
     """The facts of a graph; ``activations`` are Keras' names of the final activations (None: an output has none)."""
     graph = model.graph
-    logits = logits_tensors(model, activations)
+    by_name = {str(value.name): value for value in graph.outputs}
+    values = [by_name[port.name] for port in outputs]  # of another exporter they may stand in another order
+    logits = logits_tensors(values, activations)
     undefined: dict[str, frozenset[str]] = {}
-    for value, tensor in zip(graph.outputs, logits):
+    for value, tensor in zip(values, logits):
         undefined[str(value.name)] = undefined_operators(value)
         if tensor is not None:
             # The value that the activation reads lies before the output, behind a Transpose perhaps.
@@ -77,10 +79,10 @@ _ACTIVATIONS = {"softmax": "Softmax", "sigmoid": "Sigmoid", "log_softmax": "LogS
                 "hard_sigmoid": "HardSigmoid"}
 
 
-def logits_tensors(model: ir.Model, activations: Sequence[str | None]) -> list[LogitsTensor | None]:
-    """For each output, the tensor before its final activation (a Keras name), where the graph shows one."""
+def logits_tensors(outputs: Sequence[ir.Value], activations: Sequence[str | None]) -> list[LogitsTensor | None]:
+    """For each of a graph's ``outputs``, the tensor before its final activation (a Keras name), where one is shown."""
     found: list[LogitsTensor | None] = []
-    for value, activation in zip(model.graph.outputs, activations):
+    for value, activation in zip(outputs, activations):
         node, perm = value.producer(), None
         if node is not None and node.op_type == "Transpose" and node.inputs[0] is not None:
             perm = tuple(int(p) for p in node.attributes["perm"].as_ints())
