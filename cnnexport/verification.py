@@ -15,6 +15,7 @@ from cnnexport.bundle import Bundle
 from cnnexport.bundle.vectors import FOLDER
 from cnnexport.errors import BundleError, CnnexportError, InputError, ProviderError, UsageError
 from cnnexport.runtimes import Runtime, Session, profile
+from cnnexport.text import all_in_line
 
 if TYPE_CHECKING:
     from cnnexport.onnx_file.inputs import Input, Shapes
@@ -212,7 +213,7 @@ def check_model(file: Path, shapes: Shapes | None = None) -> str:
     try:
         onnx.checker.check_model(str(file))
     except Exception as error:  # ValidationError, or what a broken file makes the checker's parser raise
-        raise InputError(f"{file} is not valid ONNX: {_line(error)}; export it again") from error
+        raise InputError(f"{file} is not valid ONNX: {all_in_line(error)}; export it again") from error
     slim = onnx_file.without_weights(model, in_place=True)
     largest = _largest_tensor(slim, shapes or {})
     if largest > _MOST_ELEMENTS:
@@ -257,7 +258,8 @@ def _vectors(found: Bundle) -> tuple[dict[str, Any], dict[str, Any]]:
             try:
                 arrays[tensor.name] = numpy_helper.to_array(onnx.load_tensor(path / name))
             except Exception as error:  # protobuf's and NumPy's own
-                raise BundleError(f"{path / name} is no tensor ({_line(error)}); convert the model again") from error
+                raise BundleError(f"{path / name} is no tensor ({all_in_line(error)}); convert the model "
+                                  "again") from error
         made.append(arrays)
     return made[0], made[1]
 
@@ -285,7 +287,7 @@ def _run(
             who, advice = runtime.name, f"leave --runtime {runtime.name} out"
             if runtime.name == registry.DEFAULT:
                 who, advice = runtime.title, "export it again"
-            raise InputError(f"{who} cannot run {file}: {_line(error)}; {advice}") from error
+            raise InputError(f"{who} cannot run {file}: {all_in_line(error)}; {advice}") from error
 
 
 def _proof(session: Session, wanted: str, file: Path, feeds: Mapping[str, Any]) -> str:
@@ -297,7 +299,3 @@ def _proof(session: Session, wanted: str, file: Path, feeds: Mapping[str, Any]) 
         raise ProviderError(f"{wanted} ran {placed.get(wanted, 0)} nodes of {file}, {told}; the file is not "
                             f"proven there")
     return f"{placed[wanted]} nodes on {wanted} and none elsewhere"
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

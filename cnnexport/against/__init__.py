@@ -14,7 +14,7 @@ from cnnexport.against.ports import possible_ports, told_apart
 from cnnexport.bundle import located
 from cnnexport.errors import InputError, UsageError
 from cnnexport.options import ConvertOptions
-from cnnexport.text import columns
+from cnnexport.text import all_in_line, columns
 
 if TYPE_CHECKING:
     from cnnexport.parity import Comparison, GraphFacts, Verdict
@@ -168,7 +168,7 @@ def verify_against(
     try:
         graph = ir.load(file)
     except Exception as error:
-        raise InputError(f"{file} cannot be read: {' '.join(str(error).split())[:200]}; give an ONNX file") from error
+        raise InputError(f"{file} cannot be read: {all_in_line(error)}; give an ONNX file") from error
     own = about is not None and about.architecture is None
     # Weights in a file of their own are found only beside it; else nothing is written into the bundle.
     external = any(isinstance(v.const_value, ir.ExternalTensor) for v in graph.graph.initializers.values())

@@ -13,6 +13,7 @@ from cnnexport.errors import CnnexportError, InputError, ProviderError
 from cnnexport.onnx_file.inputs import fill
 from cnnexport.runtimes import Bound, Session
 from cnnexport.runtimes.base import Run
+from cnnexport.text import all_in_line
 
 
 class TimedSession:
@@ -34,8 +35,8 @@ class TimedSession:
         except CnnexportError:
             raise
         except Exception as error:
-            raise InputError(f"{self.runtime.title} cannot load {options['file']}: {_line(error)}; leave --runtime "
-                             f"{self.runtime.name} out") from error
+            raise InputError(f"{self.runtime.title} cannot load {options['file']}: {all_in_line(error)}; leave "
+                             f"--runtime {self.runtime.name} out") from error
         self.create_seconds = time.perf_counter() - start
         self.feeds = fill(options["inputs"], options.get("seed", 0))
         self.bound: Bound = self.session.bind(self.feeds)
@@ -49,11 +50,11 @@ class TimedSession:
         except Exception as error:
             file, provider = self.options["file"], self.options["provider"]
             if provider != "cpu":
-                raise ProviderError(f"{self.runtime.providers[provider]} cannot run {file}: {_line(error)}; run "
+                raise ProviderError(f"{self.runtime.providers[provider]} cannot run {file}: {all_in_line(error)}; run "
                                     "`cnnexport doctor`, or ask for --provider cpu") from error
             shapes = ", ".join(f"{i['name']} {'x'.join(map(str, i['shape']))}" for i in self.options["inputs"])
-            raise InputError(f"{self.runtime.title} cannot run {file} on {shapes}: {_line(error)}; give --shape or "
-                             "another --batch") from error
+            raise InputError(f"{self.runtime.title} cannot run {file} on {shapes}: {all_in_line(error)}; give --shape "
+                             "or another --batch") from error
 
     def stream(self) -> Run:
         """A run with buffers of its own, that returns when the outputs are there."""
@@ -106,7 +107,3 @@ def check_stored(
     produced = [np.asarray(array) for array in answer(list(expected), given)]
     error = compare_with_stored(expected, produced, allowed, who)
     return {"compared_with": "Keras' stored outputs", "error": error, "allowed": allowed.max_error}
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:240] or type(error).__name__
