@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cnnexport.bench import subjects
-from cnnexport.bench.session import compare_with_stored
+from cnnexport.bench.session import check_stored
+from cnnexport.onnx_file.inputs import fill
 
 SEED = 0
 
@@ -24,7 +24,7 @@ class _Peer:
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
-        self.feed = next(iter(subjects.fill(options["inputs"], options.get("seed", 0)).values()))
+        self.feed = next(iter(fill(options["inputs"], options.get("seed", 0)).values()))
         start = time.perf_counter()
         self.create()
         self.create_seconds = time.perf_counter() - start
@@ -52,7 +52,7 @@ class _Peer:
 
     def check(self, vectors: dict[str, Any]) -> dict[str, Any]:
         """Compare with Keras' stored answer, by the tolerance of the parity record."""
-        return compare_with_stored(vectors, lambda names, feeds: [self.answer(*feeds.values())], type(self).__name__)
+        return check_stored(vectors, lambda names, feeds: [self.answer(*feeds.values())], type(self).__name__)
 
 
 class TensorFlow(_Peer):

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cnnexport.errors import InputError, OutputError, UsageError
+from cnnexport.text import all_in_line
 
 _BLOCK = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -94,7 +95,7 @@ def sha256(path: Path) -> str:
 
 def reason_of(error: BaseException) -> str:
     """Why the system refused, in a few words."""
-    return getattr(error, "strerror", None) or " ".join(str(error).split())[:150] or type(error).__name__
+    return getattr(error, "strerror", None) or all_in_line(error)
 
 
 @contextmanager

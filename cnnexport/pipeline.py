@@ -7,7 +7,7 @@ import gc
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from cnnexport.sources import KnownModel, Target
 
 if TYPE_CHECKING:
     from cnnexport.conversion.write import WrittenFile
+    from cnnexport.keras_files.heads import Ending
     from cnnexport.parity import GraphFacts, KerasAnswers, Verdict
     from cnnexport.parity.layers import Call
     from cnnexport.parity.witness import Teller, Truth
@@ -134,16 +135,13 @@ def _convert(
     steps("build")
     source = open_source()
     model = source.model
-    found = heads.heads(model)
-    drop = options.logits and own
-    kept = [None] * len(found) if drop else found
-    with heads.without(found) if drop else nullcontext():
-        names = heads.output_names(model, kept, features=not options.include_top) if found else []
+    with heads.ended(model, logits=options.logits, own=own) as ending:
+        names = heads.output_names(model, ending.kept, features=not options.include_top) if ending.kept else []
         converted = convert_model(
             model, output_names=names, layout=options.layout, batch=options.batch, opset=options.opset,
             input_shape=options.input_shape if own else None, progress=steps)
         # A subclassed model does not know its outputs before it runs, and so nothing of what ends them.
-        kept = kept or [None] * len(converted.outputs)
+        kept = ending.kept or [None] * len(converted.outputs)
         steps("write")
         size = sum(v.const_value.nbytes for v in converted.model.graph.initializers.values()
                    if v.const_value is not None)
@@ -181,18 +179,13 @@ def _convert(
 @contextmanager
 def _again(
     open_source: Callable[[], KnownModel], options: ConvertOptions, target: Target
-) -> Iterator[tuple[Any, Sequence[Any], bool]]:
-    """The model made anew, to ask Keras more: it, the final activations that were kept, and whether any were dropped.
-
-    Dropped ones are left out while the block runs.
-    """
+) -> Iterator[tuple[Any, Ending]]:
+    """The model made anew, to ask Keras more, and how it ends while the block runs."""
     from cnnexport.keras_files import heads
 
     model = open_source().model
-    found = heads.heads(model)
-    drop = options.logits and target.spec is None
-    with heads.without(found) if drop else nullcontext():
-        yield model, [None] * len(found) if drop else found, drop
+    with heads.ended(model, logits=options.logits, own=target.spec is None) as ending:
+        yield model, ending
 
 
 def _asked(ask: Callable[[], KerasAnswers]) -> KerasAnswers:
@@ -210,7 +203,7 @@ def _asked(ask: Callable[[], KerasAnswers]) -> KerasAnswers:
 
 def _prove(
     written: _Written, folder: Path, options: ConvertOptions,
-    again: Callable[[], AbstractContextManager[tuple[Any, Sequence[Any], bool]]],
+    again: Callable[[], AbstractContextManager[tuple[Any, Ending]]],
 ) -> tuple[Parity, Verdict]:
     """Compare in ONNX Runtime and write ``parity.json``; returns the record and what it is of.
 
@@ -228,8 +221,8 @@ def _prove(
         def teller() -> Teller:
             from cnnexport.parity import truth
 
-            model, heads, dropped = made()
-            return truth.teller(model, heads, answers, dropped=dropped)
+            model, ending = made()
+            return truth.teller(model, ending.kept, answers, dropped=ending.dropped)
 
         def tell(cases: Sequence[int], layers: Sequence[str], calls: Mapping[str, Call] | None = None) -> Truth:
             return teller()(cases, layers, calls)
@@ -239,16 +232,11 @@ def _prove(
         except NewerModelError as error:
             raise InputError(f"the ONNX Runtime installed here does not load opset {written.opset} yet, so the model "
                              "cannot be proven; use a lower --opset") from error
-        asked = answers.calls if verdict.reason == "different" else verdict.insensitive
-        unheld = [layer for layer in asked if answers.calls[layer].output is None]
-        if unheld and verdict.first_diverging is None:
-            from cnnexport.parity.streaming import stream_layers
+        if parity.left_open(verdict, answers):
+            from cnnexport.parity.streaming import stream_the_rest
 
-            model, heads, _ = made()
-            more = {row.layer: row for row in stream_layers(
-                model, heads, answers, written.graph, file, criterion, agree=verdict.agree, only=unheld, tell=tell)}
-            verdict = parity.weighed(answers, written.graph, criterion, verdict,
-                                     [more.get(row.layer, row) for row in verdict.layers])
+            model, ending = made()
+            verdict = stream_the_rest(verdict, model, ending.kept, answers, written.graph, file, criterion, tell=tell)
     record = parity.record(verdict, sha256=written.files[0].sha256, versions=versions(), seed=options.seed,
                            allowed=criterion.tolerance)
     if written.test is not None and record.passed:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 _WRAPPER = re.compile(r"^Exception encountered when calling .*\.$")
+_ENDS = ".;: "
 _MARKUP = re.compile(r"\x1b\[\d*m")
 
 
@@ -23,6 +24,15 @@ def printable(cell: str) -> str:
     return "".join(c if c.isprintable() else " " for c in cell)
 
 
+def free_name(name: str, taken: Container[str]) -> str:
+    """``name``, or the first of ``name_1``, ``name_2``, ... that is not ``taken``."""
+    candidate, count = name, 0
+    while candidate in taken:
+        count += 1
+        candidate = f"{name}_{count}"
+    return candidate
+
+
 def byte_count(count: int) -> str:
     """``12.3 MB`` of a number of bytes, in powers of 1000."""
     size = float(count)
@@ -33,14 +43,39 @@ def byte_count(count: int) -> str:
     return f"{size:.2f} GB"
 
 
+def shortened(text: str, limit: int = 300) -> str:
+    """``text`` on one line of about ``limit`` characters: the whole sentences that fit, else cut after a word.
+
+    Without a full stop at its end: what to do follows.
+    """
+    line = " ".join(text.split()).rstrip(_ENDS)
+    if len(line) <= limit:
+        return line
+    sentences = [end.end() for end in re.finditer(r"[.!?](?= )", line[:limit + 1])]
+    if sentences and sentences[-1] > limit // 2:
+        return line[:sentences[-1]].rstrip(_ENDS)
+    word = line.rfind(" ", 0, limit + 1)
+    return f"{line[:word if word > limit // 2 else limit].rstrip(_ENDS + ',')}..."
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """The first line of an exception that says something: Keras says first only where it was raised."""
+    """The first sentence of an exception that says something: Keras says first only where it was raised.
+
+    A line that ends within a sentence goes on in the next.
+    """
     lines = [_MARKUP.sub("", line).strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line]
-    text = next((line for line in told if not _WRAPPER.match(line)), told[0] if told else "")
-    return (text or type(error).__name__)[:limit].rstrip(".;: ")
+    told = [index for index, line in enumerate(lines) if line]
+    first = next((index for index in told if not _WRAPPER.match(lines[index])), told[0] if told else None)
+    if first is None:
+        return type(error).__name__
+    text = lines[first]
+    for line in lines[first + 1:]:
+        if not line or not (line[0].islower() or text.endswith((":", ","))) or text.endswith((".", "!", "?")):
+            break
+        text = f"{text} {line}"
+    return shortened(text, limit) or type(error).__name__
 
 
-def all_in_line(error: BaseException, limit: int = 200) -> str:
-    """The whole text of an exception on one line, cut at ``limit`` characters; its class where it says nothing."""
-    return " ".join(str(error).split())[:limit] or type(error).__name__
+def all_in_line(error: BaseException, limit: int = 300) -> str:
+    """The whole text of an exception on one line, ``shortened``; its class where it says nothing."""
+    return shortened(str(error), limit) or type(error).__name__

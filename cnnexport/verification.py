@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cnnexport import files, supervision
 from cnnexport import runtimes as registry
-from cnnexport.bundle import Bundle, Parity
+from cnnexport.bundle import Bundle
 from cnnexport.bundle.vectors import FOLDER
-from cnnexport.errors import BundleError, CnnexportError, InputError, ParityError, ProviderError, UsageError
+from cnnexport.errors import BundleError, CnnexportError, InputError, ProviderError, UsageError
 from cnnexport.runtimes import Runtime, Session, profile
+from cnnexport.text import all_in_line
+
+if TYPE_CHECKING:
+    from cnnexport.onnx_file.inputs import Input, Shapes
 
 MAX_TIME = 60.0
 """Seconds that a runtime may take, unless asked otherwise: a loop in a hostile file never ends."""
@@ -89,13 +93,15 @@ def examine(
     providers: Sequence[str] = ("cpu",),
     runtimes: Sequence[str] = ("ort",),
     max_time: float = MAX_TIME,
+    shapes: Shapes | None = None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Verification:
     """Verify a bundle, or as far as that goes a bare ONNX file; a check that fails ends the record.
 
     ``runtimes`` are names of the registry; ``providers`` ("cpu", "cuda") are theirs, each proven to have run the
     graph; a runtime that has none of them runs on its default. ``max_time`` is the seconds that a runtime may take to
-    load and run the file. Raises UsageError for a runtime that is unknown or not installed.
+    load and run the file. ``shapes`` are those of a bare file's inputs whose sizes it leaves open, by name ("" for the
+    only input). Raises UsageError for a runtime that is unknown or not installed, and for shapes that do not fit.
     """
     path = Path(path)
     checks: list[Check] = []
@@ -111,7 +117,7 @@ def examine(
 
     try:
         verified = _examine(
-            path, step, warnings, list(dict.fromkeys(providers)), list(dict.fromkeys(runtimes)), max_time)
+            path, step, warnings, list(dict.fromkeys(providers)), list(dict.fromkeys(runtimes)), max_time, shapes or {})
     except CnnexportError as error:
         # A value that does not fit is no finding about the file.
         if isinstance(error, UsageError):
@@ -122,25 +128,33 @@ def examine(
 
 
 def _examine(
-    path: Path, step: Any, warnings: list[str], providers: Sequence[str], runtimes: Sequence[str], max_time: float
+    path: Path, step: Any, warnings: list[str], providers: Sequence[str], runtimes: Sequence[str], max_time: float,
+    shapes: Shapes,
 ) -> bool:
     """Make the checks; returns whether anything was compared with Keras."""
+    from cnnexport.parity.stored import compare_with_stored, stored_bounds
+
     places = registry.chosen(runtimes, providers)
     if not files.is_folder(path):
-        _verify_file(path, step, places, max_time)
+        warnings.extend(_verify_file(path, step, places, max_time, shapes))
         return False
+    if shapes:
+        raise UsageError("--shape is of a bare ONNX file: a bundle runs on the inputs stored in it; leave it out")
 
     found = Bundle.open(path, step=step)
     warnings.extend(f"{path} holds {name}, which is no part of the bundle" for name in found.strangers)
     file = found.file
     step("ONNX checker", lambda: check_model(file))
     inputs, outputs = _vectors(found)
+    allowed = stored_bounds(found.proof)
     for runtime, provider in places:
         name = _name(runtime, provider)
 
         def vectors(runtime: Runtime = runtime, provider: str = provider, name: str = name) -> str:
             produced, proof = _run(file, runtime, provider, inputs, list(outputs), max_time)
-            return f"{_compare(path, name, outputs, produced, found.proof)}{proof}"
+            worst = compare_with_stored(outputs, produced, allowed, name, f" of {path}")
+            return (f"equals Keras' stored outputs to {worst:.1e} standard deviations ({allowed.max_error:.0e} "
+                    f"allowed){proof}")
 
         step(name, vectors)
     return True
@@ -151,16 +165,40 @@ def _name(runtime: Runtime, provider: str) -> str:
     return f"{runtime.name} on {provider}" if len(runtime.providers) > 1 else runtime.name
 
 
-def _verify_file(path: Path, step: Any, places: Sequence[tuple[Runtime, str]], max_time: float) -> None:
-    step("ONNX checker", lambda: check_model(path))
-    feeds = _random_feeds(path)
+def _verify_file(
+    path: Path, step: Any, places: Sequence[tuple[Runtime, str]], max_time: float, shapes: Shapes
+) -> list[str]:
+    """Check and run a bare file on seeded numbers; returns what sizes were assumed for it."""
+    from cnnexport import onnx_file
+    from cnnexport.onnx_file.inputs import fill, read_inputs
+
+    inputs: list[Input] = []
+
+    def check() -> str:
+        inputs.extend(read_inputs(onnx_file.load_model(path)[0], str(path), shapes, most=_MOST_ELEMENTS // 32))
+        return check_model(path, {i.name: i.at(1) for i in inputs})
+
+    step("ONNX checker", check)
+    feeds = fill([i.spec(1) for i in inputs])
+    assumed = [a for i in inputs for a in i.assumed]
     for runtime, provider in places:
-        step(_name(runtime, provider), lambda runtime=runtime, provider=provider: "runs" + _run(
-            path, runtime, provider, feeds, None, max_time)[1])
+        def runs(runtime: Runtime = runtime, provider: str = provider) -> str:
+            try:
+                return "runs" + _run(path, runtime, provider, feeds, None, max_time)[1]
+            except InputError as error:
+                if not assumed:
+                    raise
+                raise InputError(f"{error} ({'; '.join(assumed)}; --shape gives others)") from error
+
+        step(_name(runtime, provider), runs)
+    return assumed
 
 
-def check_model(file: Path) -> str:
-    """Check an ONNX file with ONNX's own checker, and that its sizes are sane. Raises InputError in one line."""
+def check_model(file: Path, shapes: Shapes | None = None) -> str:
+    """Check an ONNX file with ONNX's own checker, and that its sizes are sane. Raises InputError in one line.
+
+    ``shapes`` are those that its inputs will have, where it leaves them open.
+    """
     import onnx
 
     from cnnexport import onnx_file
@@ -175,9 +213,9 @@ def check_model(file: Path) -> str:
     try:
         onnx.checker.check_model(str(file))
     except Exception as error:  # ValidationError, or what a broken file makes the checker's parser raise
-        raise InputError(f"{file} is not valid ONNX: {_line(error)}; export it again") from error
+        raise InputError(f"{file} is not valid ONNX: {all_in_line(error)}; export it again") from error
     slim = onnx_file.without_weights(model, in_place=True)
-    largest = _largest_tensor(slim)
+    largest = _largest_tensor(slim, shapes or {})
     if largest > _MOST_ELEMENTS:
         raise InputError(f"{file} makes a tensor of {largest:,} elements, which no machine should be asked for; "
                          "export it again")
@@ -185,12 +223,15 @@ def check_model(file: Path) -> str:
     return f"valid, opset {opsets}"
 
 
-def _largest_tensor(slim: Any) -> int:
-    """Elements of the largest tensor in a graph whose shape follows from its inputs, with their open sizes as 1."""
+def _largest_tensor(slim: Any, shapes: Shapes) -> int:
+    """Elements of the largest tensor in a graph whose shape follows from its inputs; sizes still open count as 1."""
     import contextlib
 
     import onnx
 
+    from cnnexport.onnx_file.inputs import set_shapes
+
+    set_shapes(slim, shapes)
     for value in slim.graph.input:
         for size in value.type.tensor_type.shape.dim:
             if not size.HasField("dim_value"):
@@ -217,35 +258,10 @@ def _vectors(found: Bundle) -> tuple[dict[str, Any], dict[str, Any]]:
             try:
                 arrays[tensor.name] = numpy_helper.to_array(onnx.load_tensor(path / name))
             except Exception as error:  # protobuf's and NumPy's own
-                raise BundleError(f"{path / name} is no tensor ({_line(error)}); convert the model again") from error
+                raise BundleError(f"{path / name} is no tensor ({all_in_line(error)}); convert the model "
+                                  "again") from error
         made.append(arrays)
     return made[0], made[1]
-
-
-def _random_feeds(file: Path) -> dict[str, Any]:
-    """Seeded values for the inputs of a bare ONNX file; open sizes are 1. Raises InputError for absurd ones."""
-    import numpy as np
-    import onnx
-
-    from cnnexport import onnx_file
-
-    model, _, _ = onnx_file.load_model(file)
-    stored = {t.name for t in model.graph.initializer}
-    rng = np.random.default_rng(0)
-    feeds = {}
-    for value in model.graph.input:
-        if value.name in stored:
-            continue
-        kind = value.type.tensor_type
-        shape = [d.dim_value if d.dim_value > 0 else 1 for d in kind.shape.dim]
-        if math.prod(shape) > _MOST_ELEMENTS // 32 or not value.type.HasField("tensor_type"):
-            raise InputError(f"{file}: input '{value.name[:80]}' is no tensor that can be filled; give --against")
-        try:
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-            feeds[value.name] = np.asarray(rng.random(shape, dtype=np.float32)).astype(dtype)
-        except Exception as error:
-            raise InputError(f"{file}: input '{value.name[:80]}' has a type that cannot be filled") from error
-    return feeds
 
 
 def _run(
@@ -271,7 +287,7 @@ def _run(
             who, advice = runtime.name, f"leave --runtime {runtime.name} out"
             if runtime.name == registry.DEFAULT:
                 who, advice = runtime.title, "export it again"
-            raise InputError(f"{who} cannot run {file}: {_line(error)}; {advice}") from error
+            raise InputError(f"{who} cannot run {file}: {all_in_line(error)}; {advice}") from error
 
 
 def _proof(session: Session, wanted: str, file: Path, feeds: Mapping[str, Any]) -> str:
@@ -283,37 +299,3 @@ def _proof(session: Session, wanted: str, file: Path, feeds: Mapping[str, Any]) 
         raise ProviderError(f"{wanted} ran {placed.get(wanted, 0)} nodes of {file}, {told}; the file is not "
                             f"proven there")
     return f"{placed[wanted]} nodes on {wanted} and none elsewhere"
-
-
-def _compare(
-    path: Path, runtime: str, expected: Mapping[str, Any], produced: Sequence[Any], proof: Parity
-) -> str:
-    """Compare with Keras' stored outputs, by the tolerance of the record but no laxer than ours."""
-    from cnnexport.parity.comparison import ILL, compare, is_softmax, log_probabilities
-    from cnnexport.parity.tolerances import Tolerance, tolerance
-
-    recorded, own = proof.tolerance, tolerance(proof.tolerance.precision)
-    allowed = Tolerance(own.precision, recorded.terms, min(recorded.max_error, own.max_error),
-                        min(recorded.rms_error, own.rms_error), own.rounding_ulps)
-    if proof.stored:  # Keras' stored outputs are off the truth themselves, but never by more than means anything
-        allowed = replace(allowed, max_error=max(allowed.max_error, min(proof.stored.max_error, 10 * ILL)),
-                          rms_error=max(allowed.rms_error, min(proof.stored.rms_error, ILL)))
-    worst = 0.0
-    for (name, wanted), actual in zip(expected.items(), produced):
-        spread = None
-        results = []
-        if is_softmax(wanted) and wanted.shape == getattr(actual, "shape", None):
-            results.append(compare(
-                name, "log-probabilities", log_probabilities(wanted), log_probabilities(actual), allowed=allowed))
-            spread = results[0].spread
-        results.append(compare(name, "output", wanted, actual, allowed=allowed, logits_spread=spread))
-        failed = next((r for r in results if not r.passed), None)
-        if failed is not None:
-            raise ParityError(f"{runtime} disagrees with Keras' stored '{name}' of {path} ({failed.level}): off by "
-                              f"{failed.max_error:.2g} standard deviations, {allowed.max_error:.0e} allowed")
-        worst = max(worst, results[0].max_error)
-    return f"equals Keras' stored outputs to {worst:.1e} standard deviations ({allowed.max_error:.0e} allowed)"
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

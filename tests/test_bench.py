@@ -24,6 +24,7 @@ from cnnexport.bench import measure, placement, plan, subjects
 from cnnexport.bench.forks import Fork, Stalled, Stop
 from cnnexport.bench.options import Goal
 from cnnexport.errors import BundleError, InputError, ParityError, ProviderError, UsageError
+from cnnexport.onnx_file.inputs import Input
 from cnnexport.runtimes import ort, profile
 
 QUICK = ("--min-time", "0.05", "--max-time", "4", "--precision-goal", "50%")
@@ -335,7 +336,7 @@ def test_names_that_clash_are_told_apart(small: Path, tmp_path: Path) -> None:
 
 
 def test_cuda_options_are_swept() -> None:
-    given = (subjects.Input("x", "float32", (None, 3), batched=True),)
+    given = (Input("x", "float32", (None, 3), batched=True),)
     known = subjects.Subject("m", "m", "m", "", {}, given, None, True, None, None, 0)
     made = plan.rows([known], providers=("cuda",), scenario="throughput", batches=(1,), concurrency=(1, 2),
                      cuda_options={"tf32": ("0", "1"), "cuda_graph": ("0", "1")})

@@ -44,3 +44,25 @@ def test_small_network(tmp_path, layout):
     fed = x if layout == "nhwc" else x.transpose(0, 3, 1, 2)
     actual = onnxruntime.InferenceSession(path).run(None, {"input": fed})[0]
     assert np.abs(actual - expected).max() < 1e-5 * expected.std()
+
+
+def test_a_free_name() -> None:
+    from cnnexport.text import free_name
+
+    assert free_name("a", {"b"}) == "a" and free_name("a", ["a", "a_1", "a_3"]) == "a_2"
+
+
+@pytest.mark.parametrize(("logits", "own", "dropped"), [
+    (False, True, False), (True, True, True), (True, False, False), (False, False, False)])
+def test_which_heads_are_left_out(logits: bool, own: bool, dropped: bool) -> None:
+    """Decided once, for the conversion, for who tells the truth, and for verify --against."""
+    import keras
+
+    from cnnexport.keras_files import heads
+
+    image = keras.Input((4,))
+    model = keras.Model(image, keras.layers.Dense(3, activation="softmax")(image))
+    with heads.ended(model, logits=logits, own=own) as ending:
+        assert ending.dropped is dropped and [h is None for h in ending.kept] == [dropped]
+        assert (model.layers[-1].activation is keras.activations.linear) is dropped
+    assert model.layers[-1].activation is keras.activations.softmax

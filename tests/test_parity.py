@@ -122,8 +122,8 @@ def test_logits_inside_the_file_are_compared(tmp_path: Path) -> None:
 
     path = tmp_path / "model.onnx"
     _softmax_model(path, 1.0)
-    assert parity.logits_tensors(ir.load(path), ["softmax"]) == [parity.LogitsTensor("inner")]
-    assert parity.logits_tensors(ir.load(path), [None]) == [None]
+    assert parity.logits_tensors(ir.load(path).graph.outputs, ["softmax"]) == [parity.LogitsTensor("inner")]
+    assert parity.logits_tensors(ir.load(path).graph.outputs, [None]) == [None]
     x = [RNG.normal(size=(n, 4)).astype(np.float32) for n in (1, 2, 5)]
     y = [np.exp(a) / np.exp(a).sum(-1, keepdims=True) for a in x]
     for shift, passed in ((np.float32(0), True), (np.float32(0.5), False)):

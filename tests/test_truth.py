@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cnnexport import convert, parity
+from cnnexport.bench import measure, plan, session, subjects
 from cnnexport.conversion import Port, convert_model
 from cnnexport.conversion.write import write_model
 from cnnexport.errors import ParityError
@@ -58,6 +60,22 @@ def test_a_right_file_of_a_hard_network_passes(tmp_path: Path) -> None:
     assert made.parity["by_truth"]["rows"] and made.parity["by_truth"]["times"] >= 1
     assert "Keras itself loses digits" in (made.path / "README.md").read_text()
     verify(made.path)
+
+    # Any other runtime may be as far off what is stored as verify lets it be, and no further.
+    subject = subjects.subject(str(made.path))
+    row = replace(plan.rows([subject])[0], runtime="reference")
+    vectors = measure._stored(row)
+    assert vectors is not None and made.proof.stored
+
+    def off(times: float) -> Callable[[Any, Any], list[Any]]:
+        output = numpy_helper.to_array(onnx.load_tensor(str(made.path / "test_data_set_0" / "output_0.pb")))
+        return lambda names, feeds: [output + np.float32(times * output.std())]
+
+    within = made.proof.stored.rms_error * 0.9
+    assert within > made.parity["tolerance"]["max_error"]
+    assert session.check_stored(vectors, off(within), "another runtime")["error"] == pytest.approx(within, rel=0.2)
+    with pytest.raises(ParityError, match="another runtime disagrees"):
+        session.check_stored(vectors, off(0.2), "another runtime")
 
 
 @pytest.mark.parametrize("share", [1.02, 0.9])

@@ -187,6 +187,37 @@ def test_a_bare_file_is_unverified(tmp_path: Path, cnnexport: Any) -> None:
     assert json.loads(cnnexport("verify", tmp_path / "m.onnx", "--json").out)["verified"] is False
 
 
+def test_open_sizes_are_filled_as_bench_fills_them(tmp_path: Path, cnnexport: Any) -> None:
+    """A window of 7 x 7 does not fit into one pixel, which is what open sizes once became."""
+    kernel = numpy_helper.from_array(np.ones((2, 3, 7, 7), np.float32), "k")
+
+    def value(name: str, shape: list[Any]) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+    graph = helper.make_graph([helper.make_node("Conv", ["x", "k"], ["y"])], "g", [value("x", ["N", 3, "H", "W"])],
+                              [value("y", ["N", 2, None, None])], [kernel])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), tmp_path / "m.onnx")
+    result = cnnexport("verify", tmp_path / "m.onnx")
+    assert result.code == 0 and "dimension 2 (H) of 'x' taken as 224" in result.err, result
+    result = cnnexport("verify", tmp_path / "m.onnx", "--shape", "x=2x3x9x9")
+    assert result.code == 0 and result.err == ""
+    result = cnnexport("verify", tmp_path / "m.onnx", "--shape", "1x3x5x5")
+    assert result.code == 3 and result.err.count("\n") == 1
+    for wrong, told in (("z=1x3x9x9", "no input 'z'"), ("x=1x4x9x9", "contradicts"), ("x=1", "contradicts")):
+        for command in ("verify", "inspect"):
+            result = cnnexport(command, tmp_path / "m.onnx", "--shape", wrong)
+            assert result.code == 2 and told in result.err and result.out == "", result
+    made = json.loads(cnnexport("inspect", tmp_path / "m.onnx", "--shape", "x=2x3x9x8", "--json").out)
+    assert made["macs"] == 2 * 2 * 3 * 2 * 3 * 49 and made["macs_shapes"] == {"x": [2, 3, 9, 8]}
+
+
+def test_a_bundle_runs_on_its_own_inputs(lenet: Path, cnnexport: Any) -> None:
+    result = cnnexport("verify", lenet, "--shape", "input=1x32x32x1")
+    assert result.code == 2 and "--shape is of a bare ONNX file" in result.err
+    made = json.loads(cnnexport("inspect", lenet, "--shape", "input=3x32x32x1", "--json").out)
+    assert made["macs"] == 3 * json.loads(cnnexport("inspect", lenet, "--json").out)["macs"]
+
+
 def _hostile(tmp_path: Path, kind: str) -> Path:
     path = tmp_path / "m.onnx"
     model = _tiny()

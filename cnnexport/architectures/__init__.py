@@ -19,6 +19,7 @@ from cnnexport.architectures import alexnet, lenet, resnet, transfer, vgg
 from cnnexport.architectures.spec import Architecture, Preprocessing
 from cnnexport.errors import InputError, UsageError
 from cnnexport.options import ConvertOptions
+from cnnexport.text import shortened
 
 ENTRY_POINTS = "cnnexport.architectures"
 _OWN = (*lenet.ARCHITECTURES, *alexnet.ARCHITECTURES, *vgg.ARCHITECTURES, *resnet.ARCHITECTURES,
@@ -66,7 +67,7 @@ def _others() -> tuple[tuple[Architecture, ...], tuple[str, ...]]:
         try:
             value = entry.load()
         except Exception as error:  # whatever another package does on import
-            wrong.append(f"{where} cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            wrong.append(f"{where} cannot be loaded: {type(error).__name__}: {shortened(str(error))}")
             continue
         specs = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         for spec in specs:
@@ -124,7 +125,7 @@ def build(
             input_shape=shape or spec.input_shape, pooling=asked.pooling, classes=asked.classes or spec.classes,
             classifier_activation=None if logits else classifier_activation, groups=groups)
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = shortened(str(error))
         if "OOM when allocating" in reason or isinstance(error, MemoryError):
             raise UsageError(f"{spec.name} cannot be built: the memory does not hold its weights with that input shape "
                              "and those classes; give smaller ones") from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -202,10 +202,9 @@ def _prove(made: Measured, stop: Stop, deadline: float, tell: Callable[[str], No
 def _stored(row: Row) -> dict[str, Any] | None:
     """Where Keras' stored answers lie, and what may be off them; None where the gate proved this very thing, or none.
     """
-    if row.subject.parity is None or (row.runner, row.runtime) == (SESSION, registry.DEFAULT):
+    if row.subject.stored is None or (row.runner, row.runtime) == (SESSION, registry.DEFAULT):
         return None
-    return {"folder": str(Path(row.subject.file).with_name(FOLDER)),
-            "max_error": row.subject.parity["tolerance"]["max_error"]}
+    return {"folder": str(Path(row.subject.file).with_name(FOLDER)), "allowed": asdict(row.subject.stored)}
 
 
 def _session(made: Measured, stop: Stop, deadline: float, tell: Callable[[str], None]) -> None:

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from cnnexport import runtimes
-from cnnexport.bench import subjects
-from cnnexport.errors import CnnexportError, InputError, ParityError, ProviderError
+from cnnexport.errors import CnnexportError, InputError, ProviderError
+from cnnexport.onnx_file.inputs import fill
 from cnnexport.runtimes import Bound, Session
 from cnnexport.runtimes.base import Run
+from cnnexport.text import all_in_line
 
 
 class TimedSession:
     """A session with its inputs on the device.
 
-    ``options`` holds runtime, file, provider, threads, concurrency, provider_options, inputs (as ``subjects.fill``
-    takes them) and seed. ``create_seconds`` is the time of making the session. Raises what ``Runtime.open`` raises.
+    ``options`` holds runtime, file, provider, threads, concurrency, provider_options, inputs (as ``fill`` takes
+    them) and seed. ``create_seconds`` is the time of making the session. Raises what ``Runtime.open`` raises.
     """
 
     def __init__(self, options: dict[str, Any], *, profiled: bool = False) -> None:
@@ -34,10 +35,10 @@ class TimedSession:
         except CnnexportError:
             raise
         except Exception as error:
-            raise InputError(f"{self.runtime.title} cannot load {options['file']}: {_line(error)}; leave --runtime "
-                             f"{self.runtime.name} out") from error
+            raise InputError(f"{self.runtime.title} cannot load {options['file']}: {all_in_line(error)}; leave "
+                             f"--runtime {self.runtime.name} out") from error
         self.create_seconds = time.perf_counter() - start
-        self.feeds = subjects.fill(options["inputs"], options.get("seed", 0))
+        self.feeds = fill(options["inputs"], options.get("seed", 0))
         self.bound: Bound = self.session.bind(self.feeds)
 
     def first_run(self) -> float:
@@ -49,11 +50,11 @@ class TimedSession:
         except Exception as error:
             file, provider = self.options["file"], self.options["provider"]
             if provider != "cpu":
-                raise ProviderError(f"{self.runtime.providers[provider]} cannot run {file}: {_line(error)}; run "
+                raise ProviderError(f"{self.runtime.providers[provider]} cannot run {file}: {all_in_line(error)}; run "
                                     "`cnnexport doctor`, or ask for --provider cpu") from error
             shapes = ", ".join(f"{i['name']} {'x'.join(map(str, i['shape']))}" for i in self.options["inputs"])
-            raise InputError(f"{self.runtime.title} cannot run {file} on {shapes}: {_line(error)}; give --shape or "
-                             "another --batch") from error
+            raise InputError(f"{self.runtime.title} cannot run {file} on {shapes}: {all_in_line(error)}; give --shape "
+                             "or another --batch") from error
 
     def stream(self) -> Run:
         """A run with buffers of its own, that returns when the outputs are there."""
@@ -70,8 +71,8 @@ class TimedSession:
                 "io_binding": self.bound.how}
 
     def check(self, vectors: dict[str, Any]) -> dict[str, Any]:
-        """As ``compare_with_stored``."""
-        return compare_with_stored(vectors, lambda names, feeds: self.session.run(names, feeds), self.runtime.title)
+        """As ``check_stored``."""
+        return check_stored(vectors, lambda names, feeds: self.session.run(names, feeds), self.runtime.title)
 
 
 def profile(options: dict[str, Any], limit: float) -> dict[str, Any]:
@@ -84,30 +85,25 @@ def profile(options: dict[str, Any], limit: float) -> dict[str, Any]:
     return {**found, "facts": held.facts()}
 
 
-def compare_with_stored(
+def check_stored(
     vectors: Mapping[str, Any], answer: Callable[[list[str], dict[str, Any]], Sequence[Any]], who: str
 ) -> dict[str, Any]:
     """Whether ``answer`` (output names and arrays by input name, to outputs) gives Keras' stored outputs.
 
-    ``vectors`` holds the folder of stored tensors and the largest error that is allowed, in standard deviations of
-    the output. Raises ParityError where an output is further off.
+    ``vectors`` holds the folder of stored tensors and what is allowed, as the fields of a ``Tolerance``. Raises
+    ParityError where an output is further off.
     """
     import numpy as np
     import onnx
     from onnx import numpy_helper
 
-    folder = Path(vectors["folder"])
+    from cnnexport.parity.stored import compare_with_stored
+    from cnnexport.parity.tolerances import Tolerance
+
+    folder, allowed = Path(vectors["folder"]), Tolerance(**vectors["allowed"])
     given, expected = ({t.name: numpy_helper.to_array(t) for t in (
         onnx.load_tensor(str(folder / f"{kind}_{i}.pb")) for i in range(len(list(folder.glob(f"{kind}_*.pb")))))}
         for kind in ("input", "output"))
-    produced = answer(list(expected), given)
-    error = max(float(np.abs(np.asarray(actual) - wanted).max() / (wanted.std() or 1.0))
-                for wanted, actual in zip(expected.values(), produced, strict=True))
-    if not error <= vectors["max_error"]:
-        raise ParityError(f"{who} disagrees with Keras' stored outputs: off by {error:.2g} standard deviations, "
-                          f"{vectors['max_error']:.0e} allowed")
-    return {"compared_with": "Keras' stored outputs", "error": error, "allowed": vectors["max_error"]}
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:240] or type(error).__name__
+    produced = [np.asarray(array) for array in answer(list(expected), given)]
+    error = compare_with_stored(expected, produced, allowed, who)
+    return {"compared_with": "Keras' stored outputs", "error": error, "allowed": allowed.max_error}

@@ -19,6 +19,7 @@ from typing import Any
 from cnnexport import supervision
 from cnnexport.bench import protocol
 from cnnexport.errors import CnnexportError
+from cnnexport.text import shortened
 
 CAPACITY = 1 << 20
 """64-bit integers in the buffer, shared by all streams."""
@@ -138,8 +139,8 @@ def main(path: str, parent: int) -> None:
         except MemoryError:
             answer = {"error": "the machine's memory does not hold this; try a smaller batch", "exit_code": 3}
         except Exception as error:
-            text = " ".join(str(error).split())[:300]
-            answer = {"error": f"{type(error).__name__} while measuring ({name}): {text}", "exit_code": 3}
+            answer = {"error": f"{type(error).__name__} while measuring ({name}): {shortened(str(error))}",
+                      "exit_code": 3}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

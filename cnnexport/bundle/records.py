@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from cnnexport.errors import BundleError
 from cnnexport.options import ConvertOptions
+from cnnexport.text import all_in_line, shortened
 
 MODEL = "model.onnx"
 """The file of the first model of a bundle, the one that the gate compared with Keras in Keras' own precision."""
@@ -262,10 +263,10 @@ def decode(path: Path, text: bytes, kind: type[Record]) -> Record:
     except msgspec.ValidationError as error:
         what, _, place = str(error).partition(" - at `$")
         where = re.sub(r"^\.", "", place.removesuffix("`"))[:100] or "its top"
-        raise BundleError(f"{path} does not follow its schema at {where}: {what[:150]}; convert the model "
+        raise BundleError(f"{path} does not follow its schema at {where}: {shortened(what)}; convert the model "
                           "again") from error
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path} cannot be read ({str(error)[:150]}); convert the model again") from error
+        raise BundleError(f"{path} cannot be read ({all_in_line(error)}); convert the model again") from error
 
 
 def values(record: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from cnnexport.cli.app import command, json_option, warn_of_plugins
+from cnnexport.cli.types import Shapes, shape_option
 from cnnexport.console import say, say_json
 from cnnexport.errors import ProviderError
 
@@ -56,12 +57,13 @@ def show(name: str, no_groups: bool, as_json: bool) -> None:
 
 @command()
 @click.argument("path", type=click.Path(path_type=Path), metavar="FILE_OR_BUNDLE")
+@shape_option
 @json_option
-def inspect(path: Path, as_json: bool) -> None:
+def inspect(path: Path, shapes: Shapes, as_json: bool) -> None:
     """Show what an ONNX file or a bundle holds: operators, tensors, parameters, MACs, opset, size."""
     from cnnexport.onnx_file import format_summary, inspect_onnx
 
-    summary = inspect_onnx(path)
+    summary = inspect_onnx(path, dict(shapes))
     if as_json:
         say_json(summary.to_dict())
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from cnnexport.cli.app import command, json_option, progress
-from cnnexport.cli.types import DURATION, INPUT_SHAPE, RUNTIME, SETTING, SHARE, SIZES
+from cnnexport.cli.types import DURATION, RUNTIME, SETTING, SHARE, SIZES, Shapes, shape_option
 from cnnexport.console import Progress, say, say_json, warn
 from cnnexport.interrupts import Interrupted
 
@@ -36,8 +36,7 @@ from cnnexport.interrupts import Interrupted
               help="Half-width of the 95 % interval at which a row is done.")
 @click.option("--latency-bound", type=DURATION, default="100ms", show_default=True,
               help="With --scenario server: what 99 % of the queries must stay under.")
-@click.option("--shape", "shapes", multiple=True, type=INPUT_SHAPE, metavar="NAME=1x3x224x224",
-              help="Shape of an input whose dimensions the file leaves open; repeatable.")
+@shape_option
 @click.option("--cuda-option", "cuda_options", multiple=True, type=SETTING,
               help="tf32, nhwc, conv_algo_search, cuda_graph, or any option of ORT's CUDA provider; several values are "
                    "swept. Repeatable.")
@@ -59,7 +58,7 @@ def bench(
     max_time: float,
     precision_goal: float,
     latency_bound: float,
-    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    shapes: Shapes,
     cuda_options: tuple[tuple[str, tuple[str, ...]], ...],
     allow_partial: bool,
     save: Path | None,

@@ -148,3 +148,9 @@ class RuntimeName(click.ParamType):  # type: ignore[type-arg]
 RUNTIME = RuntimeName()
 SHAPE, BATCH, SIZES, SHARE, DURATION, INPUT_SHAPE, SETTING = (
     Shape(), Batch(), Sizes(), Share(), Duration(), InputShape(), Setting())
+
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+"""What ``--shape`` collects."""
+shape_option = click.option(
+    "--shape", "shapes", multiple=True, type=INPUT_SHAPE, metavar="NAME=1x3x224x224",
+    help="Shape of an input whose dimensions the file leaves open; repeatable.")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from cnnexport.cli.app import command, json_option, progress
-from cnnexport.cli.types import DURATION, RUNTIME
+from cnnexport.cli.types import DURATION, RUNTIME, Shapes, shape_option
 from cnnexport.console import Progress, say, say_json, warn
 from cnnexport.errors import ParityError
 
@@ -24,6 +24,7 @@ from cnnexport.errors import ParityError
 @click.option("--max-time", type=DURATION, default="60s", show_default=True,
               help="A runtime that takes longer (the reference evaluator: ten times) is ended: a hostile graph may "
                    "loop without end.")
+@shape_option
 @click.option("--seed", type=click.IntRange(min=0), help="Of the images compared and of an architecture's weights.")
 @click.option("--custom-objects", type=click.Path(path_type=Path), metavar="FILE.py",
               help="Python file that defines the Keras model's own layers; it is run.")
@@ -37,6 +38,7 @@ def verify(
     against: str | None,
     layers: bool,
     max_time: float,
+    shapes: Shapes,
     seed: int | None,
     custom_objects: Path | None,
     unsafe_load: bool,
@@ -55,7 +57,8 @@ def verify(
     compared = None
     with progress(Progress, quiet=quiet) as steps:
         found = verification.examine(
-            path, providers=providers, runtimes=runtimes, max_time=max_time, progress=steps)
+            path, providers=providers, runtimes=runtimes, max_time=max_time, shapes=dict(shapes),
+            progress=steps)
         if against is not None and found.error is None:
             from cnnexport.against import verify_against
             from cnnexport.keras_files import import_custom_objects

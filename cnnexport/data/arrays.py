@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnexport.errors import InputError
+from cnnexport.text import all_in_line, shortened
 
 _ROOM, _EXPANSION = 1 << 30, 200
 """What a file may expand to: this much, or so many times its size. Black pictures compress well; bombs better."""
@@ -45,7 +46,7 @@ def read(path: Path, wanted: Sequence[str], texts: Sequence[str]) -> tuple[list[
     except (InputError, MemoryError):
         raise
     except Exception as error:  # zipfile, NumPy and zlib raise many kinds
-        reason = " ".join(str(error).split())[:150] or type(error).__name__
+        reason = all_in_line(error)
         raise InputError(f"{path} is no .npz file that can be read ({reason}); save it by numpy.savez") from error
 
 
@@ -56,7 +57,7 @@ def _read(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: s
         shape, _, dtype = header(file)
         held = member.file_size - file.tell()
     if dtype.kind not in kinds or (dtype.kind in _NUMBERS and dtype.itemsize > _MOST_ITEM):
-        raise InputError(f"{path}: {name} is of type {' '.join(str(dtype).split())[:60]}; "
+        raise InputError(f"{path}: {name} is of type {shortened(str(dtype), 60)}; "
                          f"{_expected(name)}")
     if math.prod(shape) * dtype.itemsize != held:
         raise InputError(f"{path}: {name} claims {math.prod(shape) * dtype.itemsize} bytes and holds {held}; save it "

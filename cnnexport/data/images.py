@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cnnexport import files
 from cnnexport.architectures.spec import Preprocessing
 from cnnexport.errors import InputError
+from cnnexport.text import shortened
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """What Pillow may take a file for, by its content: others start programs (EPS), or are little used and tested."""
@@ -106,7 +107,7 @@ def _decoded(file: Path | io.BytesIO, size: int, path: str) -> NDArray[np.uint8]
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds
-        reason = " ".join(str(error).replace(path, "it").split())[:200] or type(error).__name__
+        reason = shortened(str(error).replace(path, "it")) or type(error).__name__
         raise InputError(f"{path} is no image that can be read ({reason}); remove it or save it again") from error
 
 

@@ -20,6 +20,7 @@ from cnnexport import files
 from cnnexport.data import arrays as stored
 from cnnexport.data.images import SUFFIXES, Preparation, decode, prepare
 from cnnexport.errors import InputError
+from cnnexport.text import shortened
 
 NAMED = ("digits", "mnist", "fashion_mnist", "cifar10")
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -160,7 +161,7 @@ def _keras(name: str) -> Dataset:
     try:
         (x, y), (x_test, y_test) = importlib.import_module(f"keras.datasets.{name}").load_data()
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = shortened(str(error))
         raise InputError(f"{name} is not on this machine and could not be fetched ({reason}); connect to the internet, "
                          "or give --data digits, an .npz file or a folder") from error
     arrays = [np.asarray(x), np.asarray(y).reshape(-1), np.asarray(x_test), np.asarray(y_test).reshape(-1)]

@@ -6,12 +6,13 @@ Probabilities hide errors: logits are what two runtimes must agree on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from cnnexport.errors import InputError
 from cnnexport.keras_files import internals
+from cnnexport.text import free_name
 
 PROBABILITIES = frozenset({"softmax", "sigmoid", "log_softmax", "hard_sigmoid"})
 """Activations whose outputs are called ``probabilities``."""
@@ -31,6 +32,27 @@ class Head:
     operation: Any
     separate: bool
     uses: int
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The heads of a model's outputs, in order: those that are ``kept``, None for those that were ``dropped``."""
+
+    kept: list[Head | None]
+    dropped: bool
+
+
+@contextmanager
+def ended(model: Any, *, logits: bool, own: bool) -> Iterator[Ending]:
+    """End ``model`` while the block runs as a conversion with these options ends it.
+
+    ``logits`` asks for no final activations; an architecture is built without them, so that they are left out only of
+    a model that is the user's ``own``. Raises as ``without``.
+    """
+    found = heads(model)
+    dropped = logits and own
+    with without(found) if dropped else nullcontext():
+        yield Ending([None] * len(found) if dropped else found, dropped)
 
 
 def heads(model: Any) -> list[Head | None]:
@@ -86,11 +108,7 @@ def output_names(model: Any, found: Sequence[Head | None], *, features: bool = F
         names = [t.name.split(":")[0] for t in tensors]
     unique: list[str] = []
     for name in names:
-        candidate, count = name, 0
-        while candidate in unique:
-            count += 1
-            candidate = f"{name}_{count}"
-        unique.append(candidate)
+        unique.append(free_name(name, unique))
     return unique
 
 

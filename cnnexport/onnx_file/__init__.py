@@ -3,6 +3,7 @@
 | module | what |
 |---|---|
 | ``load`` | the model, its nodes and tensors, its external data |
+| ``inputs`` | what it is fed: open sizes filled, seeded numbers |
 | ``macs`` | multiply-accumulates, and the model without weights that they are counted on |
 | ``summary`` | operators, inputs and outputs, sizes: ``cnnexport inspect`` |
 """

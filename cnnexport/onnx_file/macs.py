@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from cnnexport.onnx_file.inputs import Shapes, set_shapes
 from cnnexport.onnx_file.load import DEFAULT_DOMAINS, nodes_of, subgraphs
 
 _KEPT_ELEMENTS = 1024  # tensors up to this many elements keep their values for shape inference
@@ -16,15 +17,18 @@ _MATMULS = ("MatMul", "MatMulInteger", "QLinearMatMul")
 _COUNTED = frozenset((*_WEIGHT_INPUT, *_MATMULS, "ConvTranspose", "Gemm"))
 
 
-def count_macs(model_proto: Any, batch: int = 1) -> tuple[int | None, dict[str, int]]:
+def count_macs(
+    model_proto: Any, batch: int = 1, shapes: Shapes | None = None
+) -> tuple[int | None, dict[str, int]]:
     """Multiply-accumulates of an ``onnx.ModelProto``: the total, and by node name.
 
     Counts Conv, ConvTranspose, Gemm and MatMul, with the integer forms of Conv and MatMul. A symbolic first
-    dimension of an input becomes ``batch``, any other symbolic dimension 1; fixed dimensions stay. The total
-    is None where a shape cannot be inferred, or counted operators sit in a loop or branch. Local functions
-    are inlined first. Nodes without a name are called ``<operator>_<index>``. The model is not changed.
+    dimension of an input becomes ``batch``, any other symbolic dimension 1, unless ``shapes`` (by input) say
+    otherwise; fixed dimensions stay. The total is None where a shape cannot be inferred, or counted operators
+    sit in a loop or branch. Local functions are inlined first. Nodes without a name are called
+    ``<operator>_<index>``. The model is not changed.
     """
-    total, per_node, _ = infer_macs(without_weights(model_proto, in_place=False), batch)
+    total, per_node, _ = infer_macs(without_weights(model_proto, in_place=False), batch, shapes)
     return total, per_node
 
 
@@ -82,13 +86,15 @@ def _is_small(tensor: Any) -> bool:
     return math.prod(tensor.dims) <= _KEPT_ELEMENTS and bool(tensor.data_location != TensorProto.EXTERNAL)
 
 
-def infer_macs(slim: Any, batch: int) -> tuple[int | None, dict[str, int], dict[str, list[int]]]:
+def infer_macs(
+    slim: Any, batch: int, shapes: Shapes | None = None
+) -> tuple[int | None, dict[str, int], dict[str, list[int]]]:
     """``count_macs`` of a model without weights, and the shape assumed of each input."""
     import onnx
     from onnx import inliner
 
     weights = {tensor.name for tensor in slim.graph.initializer}
-    symbols: dict[str, int] = {}
+    symbols = set_shapes(slim, shapes or {})
     used: dict[str, list[int]] = {}
     for value in slim.graph.input:
         kind = value.type.tensor_type
@@ -104,6 +110,7 @@ def infer_macs(slim: Any, batch: int) -> tuple[int | None, dict[str, int], dict[
         _set_symbols(value, symbols)
     if slim.functions:
         slim = inliner.inline_local_functions(slim)
+    _make_plain(slim)
     best: tuple[int | None, dict[str, int]] = (None, {})
     for keep_hints in (False, True):
         attempt = onnx.ModelProto()
@@ -118,6 +125,25 @@ def infer_macs(slim: Any, batch: int) -> tuple[int | None, dict[str, int], dict[
         if best[0] is not None:
             break
     return best[0], best[1], used
+
+
+def _make_plain(model: Any) -> None:
+    """Spell the nodes of a model as ONNX's inference of shapes wants them.
+
+    It carries a tensor's values (the shape of weights that ConstantOfShape makes) neither through Identity nor out of
+    a Constant whose domain is written out.
+    """
+    if not any(entry.domain == "" for entry in model.opset_import):
+        for entry in model.opset_import:
+            entry.domain = "" if entry.domain in DEFAULT_DOMAINS else entry.domain
+    same: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.domain in DEFAULT_DOMAINS:
+            node.domain = ""
+        for place, name in enumerate(node.input):
+            node.input[place] = same.get(name, name)
+        if node.op_type == "Identity" and node.domain == "":
+            same[node.output[0]] = node.input[0]
 
 
 def _set_symbols(value: Any, symbols: Mapping[str, int]) -> None:

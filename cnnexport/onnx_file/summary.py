@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections import Counter
@@ -13,6 +14,7 @@ from cnnexport import files
 from cnnexport.bundle import MODEL, Bundle, is_bundle, located
 from cnnexport.errors import InputError
 from cnnexport.onnx_file import load
+from cnnexport.onnx_file.inputs import Shapes, given_inputs, named_shapes
 from cnnexport.onnx_file.load import ExternalFile, TensorInfo
 from cnnexport.onnx_file.macs import infer_macs, without_weights
 from cnnexport.text import byte_count
@@ -23,10 +25,10 @@ class OnnxSummary:
     """Facts about one ONNX file.
 
     ``operators`` and ``nodes`` count the main graph and its subgraphs. ``parameters`` counts the elements of
-    floating-point load.initializers, and of floating-point Constant tensors of more than one element.
-    ``initializer_bytes`` is the size of all load.initializers, of any type. ``macs`` counts multiply-accumulates
-    of convolutions, Gemm and MatMul at the input shapes in ``macs_shapes`` (symbolic dimensions are 1), and
-    is None where shapes cannot be inferred. ``file_bytes`` includes external data; ``sha256`` is that of the
+    floating-point initializers, and of what Constant and ConstantOfShape make of more than one such element.
+    ``initializer_bytes`` is the size of all initializers, of any type. ``macs`` counts multiply-accumulates
+    of convolutions, Gemm and MatMul at the input shapes in ``macs_shapes`` (symbolic dimensions are 1 unless given),
+    and is None where shapes cannot be inferred. ``file_bytes`` includes external data; ``sha256`` is that of the
     ONNX file alone.
     """
 
@@ -62,11 +64,14 @@ class OnnxSummary:
         return values
 
 
-def inspect_onnx(path: str | os.PathLike[str]) -> OnnxSummary:
+def inspect_onnx(path: str | os.PathLike[str], shapes: Shapes | None = None) -> OnnxSummary:
     """Summarise an ONNX file, or a bundle folder (one holding ``model.onnx``).
 
-    Raises InputError where the file cannot be read, is not ONNX, or names external data that is missing, cut
-    short or outside its folder; BundleError where a bundle is incomplete or a file is not the manifest's.
+    ``shapes`` are those of inputs that the file leaves open, by name ("" for the only input), for the MACs.
+
+    Raises UsageError for shapes that contradict the file; InputError where it cannot be read, is not ONNX, or names
+    external data that is missing, cut short or outside its folder; BundleError where a bundle is incomplete or a
+    file is not the manifest's.
     """
     given = Path(path)
     model_path, found = _locate(given)
@@ -74,13 +79,12 @@ def inspect_onnx(path: str | os.PathLike[str]) -> OnnxSummary:
     external = load.external_files(model, model_path)
     parameters, initializer_bytes = _sizes(model)
     slim = without_weights(model, in_place=True)
-    macs, _, shapes = infer_macs(slim, 1)
+    macs, _, used = infer_macs(slim, 1, named_shapes(model, str(given), shapes or {}))
     nodes = Counter(
         node.op_type if node.domain in load.DEFAULT_DOMAINS else f"{node.domain}::{node.op_type}"
         for node in load.nodes_of(model.graph)
     )
-    stored = {tensor.name for tensor in model.graph.initializer}
-    inputs = tuple(load.tensor_info(value) for value in model.graph.input if value.name not in stored)
+    inputs = tuple(load.tensor_info(value) for value in given_inputs(model))
     return OnnxSummary(
         path=str(given),
         operators=dict(sorted(nodes.items(), key=lambda item: (-item[1], item[0]))),
@@ -90,7 +94,7 @@ def inspect_onnx(path: str | os.PathLike[str]) -> OnnxSummary:
         parameters=parameters,
         initializer_bytes=initializer_bytes,
         macs=macs,
-        macs_shapes={tensor.name: shapes[tensor.name] for tensor in inputs if tensor.name in shapes},
+        macs_shapes={tensor.name: used[tensor.name] for tensor in inputs if tensor.name in used},
         opsets={entry.domain or "ai.onnx": int(entry.version) for entry in model.opset_import},
         ir_version=int(model.ir_version),
         producer=f"{model.producer_name} {model.producer_version}".strip(),
@@ -120,7 +124,7 @@ def format_summary(summary: OnnxSummary) -> str:
         width = max((len(tensor.name) for tensor in tensors), default=0)
         lines = [f"{tensor.name:<{width}}  {tensor.dtype}  {_shape(tensor)}" for tensor in tensors]
         rows.extend((label if index == 0 else "", line) for index, line in enumerate(lines or ["none"]))
-    rows.append(("Parameters", f"{summary.parameters:,} (load.initializers {byte_count(summary.initializer_bytes)})"))
+    rows.append(("Parameters", f"{summary.parameters:,} (initializers {byte_count(summary.initializer_bytes)})"))
     if summary.macs is None:
         rows.append(("MACs", "unknown (shapes cannot be inferred)"))
     else:
@@ -151,7 +155,7 @@ def _locate(path: Path) -> tuple[Path, Bundle | None]:
 
 
 def _sizes(model: Any) -> tuple[int, int]:
-    """Floating-point parameters (elements), and the bytes of all load.initializers."""
+    """Floating-point parameters (elements), and the bytes of all initializers."""
     parameters = size = 0
     for tensor in load.initializers(model.graph):
         size += load.tensor_bytes(tensor)
@@ -163,7 +167,33 @@ def _sizes(model: Any) -> tuple[int, int]:
         for tensor in load.attribute_tensors(iter([node])):
             if _is_float(tensor) and math.prod(tensor.dims) > 1:
                 parameters += math.prod(tensor.dims)
-    return parameters, size
+        parameters += sum(len(a.floats) for a in node.attribute if len(a.floats) > 1)
+    return parameters + _filled(model.graph), size
+
+
+def _filled(graph: Any) -> int:
+    """Elements of the floating-point tensors, of more than one, that ConstantOfShape makes of a stored shape."""
+    from onnx import numpy_helper
+
+    stored: dict[str, Any] = {tensor.name: tensor for tensor in graph.initializer}
+    total = 0
+    for node in graph.node:
+        if node.domain not in load.DEFAULT_DOMAINS or not node.output:
+            continue
+        source = stored.get(node.input[0]) if node.input else None
+        value = next((a for a in node.attribute if a.name in ("value", "value_ints")), None)
+        if node.op_type == "Constant" and value is not None:
+            stored[node.output[0]] = value.t if value.name == "value" else list(value.ints)
+        elif node.op_type == "Identity" and source is not None:
+            stored[node.output[0]] = source
+        elif node.op_type == "ConstantOfShape" and source is not None and (value is None or _is_float(value.t)):
+            shape = source if isinstance(source, list) else []
+            if not isinstance(source, list) and source.data_location != source.EXTERNAL:
+                with contextlib.suppress(Exception):  # a shape that its data has not is for the checker to tell
+                    shape = numpy_helper.to_array(source).ravel().tolist()
+            elements = math.prod(shape)
+            total += elements if elements > 1 and min(shape) > 0 else 0
+    return total
 
 
 def _is_float(tensor: Any) -> bool:

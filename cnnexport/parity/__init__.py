@@ -13,7 +13,9 @@
 | ``exposed`` | the file as it is, with inner tensors given out |
 | ``gate`` | ``judge``: the file in a runtime against Keras' answers, by a criterion |
 | ``witness``, ``truth`` | what Keras itself loses, told by float64 or by rounding (``truth`` imports Keras) |
+| ``matching`` | layers of another exporter's file, by their numbers (imports Keras) |
 | ``streaming`` | every layer against live Keras, in bounded memory |
+| ``stored`` | what a bundle stores of Keras' answers, for ``verify`` and ``bench`` |
 | ``records`` | ``parity.json`` |
 """
 
@@ -21,15 +23,38 @@ from __future__ import annotations
 
 from cnnexport.parity.answers import CaseAnswer, KerasAnswers
 from cnnexport.parity.comparison import Comparison, compare, log_probabilities
-from cnnexport.parity.gate import Criterion, Numeric, Verdict, judge, layer_map, numeric, weighed
+from cnnexport.parity.gate import Criterion, Numeric, Verdict, judge, layer_map, left_open, numeric, weighed
 from cnnexport.parity.graph import GraphFacts, LogitsTensor, graph_facts, logits_tensors, to_onnx_layout
 from cnnexport.parity.inputs import OPEN_SIZE, cases, images
 from cnnexport.parity.records import record
 from cnnexport.parity.tolerances import MAX_ERROR, RMS_ERROR, ROUNDING_ULPS, Tolerance, tolerance
 
 __all__ = [
-    "MAX_ERROR", "OPEN_SIZE", "RMS_ERROR", "ROUNDING_ULPS", "CaseAnswer", "Comparison", "Criterion", "GraphFacts",
-    "KerasAnswers", "LogitsTensor", "Numeric", "Tolerance", "Verdict", "cases", "compare", "graph_facts",
-    "images", "judge", "layer_map", "log_probabilities", "logits_tensors", "numeric", "record", "to_onnx_layout",
-    "tolerance", "weighed",
+    "MAX_ERROR",
+    "OPEN_SIZE",
+    "RMS_ERROR",
+    "ROUNDING_ULPS",
+    "CaseAnswer",
+    "Comparison",
+    "Criterion",
+    "GraphFacts",
+    "KerasAnswers",
+    "LogitsTensor",
+    "Numeric",
+    "Tolerance",
+    "Verdict",
+    "cases",
+    "compare",
+    "graph_facts",
+    "images",
+    "judge",
+    "layer_map",
+    "left_open",
+    "log_probabilities",
+    "logits_tensors",
+    "numeric",
+    "record",
+    "to_onnx_layout",
+    "tolerance",
+    "weighed",
 ]

@@ -12,6 +12,7 @@ from cnnexport.errors import InputError
 from cnnexport.parity.comparison import Array
 from cnnexport.parity.graph import to_onnx_layout
 from cnnexport.runtimes import Session
+from cnnexport.text import all_in_line
 
 GROUP_BYTES = 256 << 20
 """Tensors inside a file that are given out at a time: all of a large network's are gigabytes."""
@@ -64,8 +65,8 @@ class Exposed:
         except InputError:
             raise
         except Exception as error:  # each runtime raises its own
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(f"{self._runtime.title} cannot run the converted model: {reason}") from error
+            raise InputError(
+                f"{self._runtime.title} cannot run the converted model: {all_in_line(error)}") from error
 
     def _known(self) -> set[str]:
         import onnx

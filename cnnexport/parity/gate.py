@@ -185,6 +185,18 @@ def weighed(
     return replace(found, reason=criterion.refuses(found))
 
 
+def left_open(found: Verdict, answers: KerasAnswers) -> list[str]:
+    """Layers that memory did not hold the outputs of at first, and that settle what the ``found`` verdict is about.
+
+    Which layer first differs where outputs do, and whether a weight that no output shows is right.
+    """
+    if found.reason == "different" and found.first_diverging is None:
+        return [layer for layer, call in answers.calls.items() if call.output is None]
+    if found.reason == "insensitive":
+        return [layer for layer in found.insensitive if answers.calls[layer].output is None]
+    return []
+
+
 def held_bytes(rows: Sequence[LayerTensor], calls: Mapping[str, Call]) -> dict[str, int]:
     """The bytes of each tensor that holds a layer whose output is known, by its name, in the order of the run."""
     sizes: dict[str, int] = {}
@@ -197,7 +209,7 @@ def held_bytes(rows: Sequence[LayerTensor], calls: Mapping[str, Call]) -> dict[s
 
 def layer_map(answers: KerasAnswers, facts: GraphFacts) -> list[LayerTensor]:
     """Which tensor of the file holds which layer's output."""
-    return layer_tensors(answers.calls, facts.nodes)
+    return layer_tensors(answers.calls, facts.nodes, facts.matched)
 
 
 def _weigh(

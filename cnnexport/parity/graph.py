@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ class GraphFacts:
 
     ``undefined`` are, for each compared tensor, the operators before it whose answer to a NaN is not defined; ``terms``
     the lengths of its dot products, added up (None: unknown), ``longest`` the longest other sum; ``nodes`` are (name,
-    operator, outputs) in order.
+    operator, outputs) in order, ``matched`` the tensors of layers that were told by their numbers (``matching``).
     """
 
     inputs: tuple[Port, ...]
@@ -45,6 +45,7 @@ class GraphFacts:
     terms: int | None = None
     longest: int = 0
     nodes: list[tuple[str, str, Sequence[str]]] = field(default_factory=list)
+    matched: dict[str, str] = field(default_factory=dict)
 
 
 def graph_facts(
@@ -52,9 +53,11 @@ def graph_facts(
 ) -> GraphFacts:
     """The facts of a graph; ``activations`` are Keras' names of the final activations (None: an output has none)."""
     graph = model.graph
-    logits = logits_tensors(model, activations)
+    by_name = {str(value.name): value for value in graph.outputs}
+    values = [by_name[port.name] for port in outputs]  # of another exporter they may stand in another order
+    logits = logits_tensors(values, activations)
     undefined: dict[str, frozenset[str]] = {}
-    for value, tensor in zip(graph.outputs, logits):
+    for value, tensor in zip(values, logits):
         undefined[str(value.name)] = undefined_operators(value)
         if tensor is not None:
             # The value that the activation reads lies before the output, behind a Transpose perhaps.
@@ -76,10 +79,10 @@ _ACTIVATIONS = {"softmax": "Softmax", "sigmoid": "Sigmoid", "log_softmax": "LogS
                 "hard_sigmoid": "HardSigmoid"}
 
 
-def logits_tensors(model: ir.Model, activations: Sequence[str | None]) -> list[LogitsTensor | None]:
-    """For each output, the tensor before its final activation (a Keras name), where the graph shows one."""
+def logits_tensors(outputs: Sequence[ir.Value], activations: Sequence[str | None]) -> list[LogitsTensor | None]:
+    """For each of a graph's ``outputs``, the tensor before its final activation (a Keras name), where one is shown."""
     found: list[LogitsTensor | None] = []
-    for value, activation in zip(model.graph.outputs, activations):
+    for value, activation in zip(outputs, activations):
         node, perm = value.producer(), None
         if node is not None and node.op_type == "Transpose" and node.inputs[0] is not None:
             perm = tuple(int(p) for p in node.attributes["perm"].as_ints())
@@ -102,7 +105,7 @@ def summed_terms(graph: ir.Graph) -> int:
         if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or len(node.inputs) < 2:
             continue
         kernel = node.inputs[1]
-        sizes = [d for d in (kernel.shape or ()) if isinstance(d, int)] if kernel is not None else []
+        sizes = _stored_sizes(kernel)
         if len(sizes) < 2:
             continue
         size = int(np.prod(sizes))
@@ -110,6 +113,17 @@ def summed_terms(graph: ir.Graph) -> int:
         outputs = sizes[0] if node.op_type == "Conv" or transposed else sizes[1] if len(sizes) > 2 else sizes[-1]
         total += size // max(outputs, 1)
     return total
+
+
+def _stored_sizes(kernel: ir.Value | None) -> list[int]:
+    """The sizes of a kernel, also of one that a Constant holds: other exporters' files say no shape of it."""
+    if kernel is None:
+        return []
+    shape: Iterable[object] | None = kernel.shape
+    maker = kernel.producer()
+    if shape is None and maker is not None and maker.op_type == "Constant" and "value" in maker.attributes:
+        shape = maker.attributes["value"].as_tensor().shape
+    return [d for d in shape or () if isinstance(d, int)]
 
 
 def longest_sum(graph: ir.Graph) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from cnnexport.parity.comparison import Array, compare
 from cnnexport.parity.tolerances import Tolerance
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from cnnexport.parity.witness import Witness
 
 _REGROUPING = frozenset({"Flatten", "Reshape", "Permute", "RepeatVector", "Transpose", "Moveaxis", "Swapaxes",
@@ -53,7 +55,7 @@ class LayerTensor:
     """A Keras layer and the ONNX tensor that holds its output, or that of ``holds``, a layer folded into it.
 
     ``tensor`` is None where no tensor holds it; ``reason`` says why. ``channels_first`` tells that the tensor
-    has channels second.
+    has channels second, ``by_numbers`` that not the names told which tensor it is.
     """
 
     layer: str
@@ -62,6 +64,7 @@ class LayerTensor:
     holds: str | None = None
     channels_first: bool = False
     reason: str = ""
+    by_numbers: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,14 @@ class Sensitivity:
     covered: bool
 
 
-def layer_tensors(calls: Mapping[str, Call], nodes: Iterable[tuple[str, str, Sequence[str]]]) -> list[LayerTensor]:
-    """The map for ``calls`` (in the order of the run); ``nodes`` are (name, operator, outputs) in order."""
+def layer_tensors(
+    calls: Mapping[str, Call], nodes: Iterable[tuple[str, str, Sequence[str]]], matched: Mapping[str, str] | None = None
+) -> list[LayerTensor]:
+    """The map for ``calls`` (in the order of the run); ``nodes`` are (name, operator, outputs) in order.
+
+    ``matched`` are tensors by layer that were told by their numbers.
+    """
+    matched = matched or {}
     last: dict[str, str] = {}
     for name, operator, outputs in nodes:
         layer = name.rpartition("/")[0]
@@ -113,12 +122,17 @@ def layer_tensors(calls: Mapping[str, Call], nodes: Iterable[tuple[str, str, Seq
             row = replace(row, reason=f"called {call.count} times")
         elif call.shape is None:
             row = replace(row, reason="several outputs")
+        elif path in matched:
+            row = replace(row, tensor=matched[path], by_numbers=True)
         elif call.kind in _REGROUPING and not call.identity:
             row = replace(row, reason="in the layer after it")
         elif path in last:
             row = replace(row, tensor=last[path])
         elif (twin := _twin(call, found, calls)) is not None:
             row = replace(row, tensor=twin.tensor)
+        elif source is not None and source.by_numbers:
+            # A tensor that holds the numbers of the one before does not hold this one's: they were compared.
+            row = replace(row, reason="in the layer after it")
         elif call.identity or _folded_back(call, source, calls):
             shared = source.tensor if source is not None else None
             row = replace(row, tensor=shared, reason="" if shared else "at the input")
@@ -127,6 +141,11 @@ def layer_tensors(calls: Mapping[str, Call], nodes: Iterable[tuple[str, str, Seq
         found[path] = row
         if row.tensor is not None:
             holder[row.tensor] = path
+    for path, row in found.items() if matched else ():
+        readers = [found[p] for p, call in calls.items() if path in call.sources]
+        if row.tensor is None and len(readers) == 1 and readers[0].by_numbers and (
+                readers[0].kind == "BatchNormalization"):  # folded into what it reads, as our own files have it
+            found[path] = replace(row, tensor=readers[0].tensor, reason="")
     return [
         row if row.tensor is None else replace(
             row, holds=holder[row.tensor], channels_first=len(calls[row.layer].shape or ()) > 2)
@@ -184,7 +203,7 @@ def compare_layers(
         row, result = tried[0] if tried[-1][1].passed is False else tried[-1]
         place = sharing.index(row)
         for index, member in enumerate(sharing):
-            reason = result.reason or ("" if member is row else f"as {row.layer}")
+            reason = result.reason or (BY_NUMBERS if member.by_numbers else "" if member is row else f"as {row.layer}")
             done[member.layer] = replace(result, layer=member.layer, kind=member.kind, reason=reason) if (
                 index <= place) else _uncompared(member, "in the layer after it")
     results = []
@@ -280,6 +299,7 @@ def _scaled(expected: Array, actual: Array, allowed: Tolerance) -> bool:
     return compare("", "layer", fitted, a.astype(np.float32), allowed=allowed).passed
 
 
+BY_NUMBERS = "matched by its numbers"
 SCALED = "scaled for the layer after it"
 REORDERED = "the same values in another order"
 
@@ -297,8 +317,10 @@ def first_diverging(results: Sequence[LayerComparison]) -> str | None:
     return next((result.layer for result in results if result.passed is False), None)
 
 
-def nodes_of(graph: Any) -> list[tuple[str, str, Sequence[str]]]:
-    """(name, operator, outputs) of the nodes of an ``onnx.GraphProto`` or an ``onnx_ir`` graph."""
-    if hasattr(graph, "SerializeToString"):
-        return [(n.name, n.op_type, list(n.output)) for n in graph.node]
-    return [(n.name or "", n.op_type, [v.name or "" for v in n.outputs]) for n in graph]
+def nodes_of(graph: ir.Graph) -> list[tuple[str, str, Sequence[str]]]:
+    """(name, operator, outputs) of the nodes of a graph.
+
+    Outputs that something reads come first: of a Loop the first may be its counter, of a Split a part left over.
+    """
+    return [(n.name or "", n.op_type, [v.name or "" for v in sorted(
+        n.outputs, key=lambda v: not (v.is_graph_output() or v.uses()))]) for n in graph]

@@ -9,7 +9,7 @@ from typing import Any
 
 from cnnexport.parity.answers import KerasAnswers
 from cnnexport.parity.exposed import Exposed, Inside
-from cnnexport.parity.gate import Criterion, held_bytes, layer_map
+from cnnexport.parity.gate import Criterion, Verdict, held_bytes, layer_map, left_open, weighed
 from cnnexport.parity.graph import GraphFacts
 from cnnexport.parity.layers import LayerComparison, compare_layers
 from cnnexport.parity.witness import Teller
@@ -57,3 +57,14 @@ def stream_layers(
     rest = compare_layers([row for row in mapped if row.layer not in results], {}, {}, criterion.tolerance)
     results |= {row.layer: row for row in rest}
     return [results[row.layer] for row in mapped]
+
+
+def stream_the_rest(
+    found: Verdict, model: Any, heads: Sequence[Any], keras: KerasAnswers, facts: GraphFacts, path: Path,
+    criterion: Criterion, *, scratch: Path | None = None, tell: Teller | None = None,
+) -> Verdict:
+    """``found`` with the layers compared that ``left_open`` names."""
+    more = {row.layer: row for row in stream_layers(
+        model, heads, keras, facts, path, criterion, agree=found.agree, scratch=scratch,
+        only=left_open(found, keras), tell=tell)}
+    return weighed(keras, facts, criterion, found, [more.get(row.layer, row) for row in found.layers])

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from cnnexport.errors import UsageError
+from cnnexport.text import shortened
 
 ENTRY_POINTS = "cnnexport.runtimes"
 DEFAULT = "ort"
@@ -214,8 +215,7 @@ def _loaded(name: str) -> Runtime | str:
     try:
         value = entry.load()
     except Exception as error:  # whatever another package does on import
-        return (f"{_where(entry)} cannot be loaded: {type(error).__name__}: "
-                f"{' '.join(str(error).split())[:200]}")
+        return f"{_where(entry)} cannot be loaded: {type(error).__name__}: {shortened(str(error))}"
     if isinstance(value, type) or not isinstance(value, Runtime):
         kind = value.__name__ if isinstance(value, type) else type(value).__name__
         return f"{_where(entry)} holds a {kind}; it must be a Runtime"

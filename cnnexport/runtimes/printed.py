@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cnnexport.text import shortened
+
 
 @dataclass
 class Log:
@@ -46,8 +48,8 @@ def captured() -> Iterator[Log]:
 
 
 def shorten(text: str) -> str:
-    """Text on one line, without terminal colours, at most 300 characters."""
-    return " ".join(re.sub(r"\x1b\[[\d;]*m", "", text).split())[:300].rstrip(" .;")
+    """Text on one line, without terminal colours, about 300 characters at most."""
+    return shortened(re.sub(r"\x1b\[[\d;]*m", "", text))
 
 
 def line(error: BaseException) -> str:

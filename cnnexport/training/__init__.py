@@ -27,6 +27,7 @@ from cnnexport.data.sources import limited, stratified
 from cnnexport.errors import CnnexportError, InputError, OutputError, UsageError
 from cnnexport.files import regular, sha256
 from cnnexport.options import ConvertOptions
+from cnnexport.text import all_in_line, shortened
 from cnnexport.training import runs
 from cnnexport.training.measures import AGREEING, same_measure
 from cnnexport.training.options import Options, resolve
@@ -186,8 +187,8 @@ def _unfinished(folder: Path, asked: RunRecord) -> RunRecord | None:
             continue
         key = next((k for k in sorted({*now, *then}) if now.get(k) != then.get(k)), "")
         details = f"{part}: {key} was {then.get(key)!r} and is {now.get(key)!r}"
-        raise UsageError(f"{folder} holds an unfinished run with other options ({details[:200]}); give the same ones "
-                         "to go on, --force to start anew, or another --output")
+        raise UsageError(f"{folder} holds an unfinished run with other options ({shortened(details)}); give the same "
+                         "ones to go on, --force to start anew, or another --output")
     return record
 
 
@@ -353,7 +354,7 @@ def _finish(
         except OSError:
             raise
         except Exception as error:  # h5py tells a full disk in its own way
-            raise OutputError(f"{folder / runs.MODEL} cannot be written ({' '.join(str(error).split())[:150]}); free "
+            raise OutputError(f"{folder / runs.MODEL} cannot be written ({all_in_line(error)}); free "
                               "some space and give the command again") from error
     with runs.replacing(folder / runs.MISTAKES) as place:
         pictures.mistakes(place, found.test, probabilities, found.class_names)

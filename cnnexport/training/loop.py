@@ -16,6 +16,7 @@ from cnnexport.errors import InputError, OutputError
 from cnnexport.files import sha256
 from cnnexport.keras_files import internals
 from cnnexport.keras_files.onednn import sound_gradients
+from cnnexport.text import all_in_line
 from cnnexport.training import frozen, runs
 from cnnexport.training.batches import Images, order_of, stream
 from cnnexport.training.options import Options
@@ -356,5 +357,5 @@ def restore(folder: Path, of: str = "") -> State:
                            for kind in "ab")
             return State(**facts, arrays=taken, best=best or None)
     except Exception as error:  # zipfile, NumPy and JSON raise many kinds
-        raise InputError(f"{path} cannot be read, so the run cannot go on ({str(error)[:100]}); give --force to train "
-                         "anew") from error
+        raise InputError(f"{path} cannot be read, so the run cannot go on ({all_in_line(error)}); give --force to "
+                         "train anew") from error

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
+from cnnexport.text import free_name
+
 
 def depth_first(graph: ir.Graph) -> list[ir.Node]:
     """The nodes in topological order, each as late as its first reader from the outputs allows."""
@@ -53,12 +55,8 @@ class NameAfterLayers(ir.passes.InPlacePass):
         used: set[str] = set(fixed)
 
         def unique(name: str) -> str:
-            candidate, count = name, 0
-            while candidate in used:
-                count += 1
-                candidate = f"{name}_{count}"
-            used.add(candidate)
-            return candidate
+            used.add(found := free_name(name, used))
+            return found
 
         graph.remove(order)
         graph.extend(order)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnexport import files
-from cnnexport.bundle import Manifest, located
+from cnnexport.against.ports import possible_ports, told_apart
+from cnnexport.bundle import located
 from cnnexport.errors import InputError, UsageError
 from cnnexport.options import ConvertOptions
-from cnnexport.text import columns
+from cnnexport.text import all_in_line, columns
 
 if TYPE_CHECKING:
-    from cnnexport.conversion import Port
-    from cnnexport.parity import Comparison, Verdict
+    from cnnexport.parity import Comparison, GraphFacts, Verdict
     from cnnexport.parity.layers import LayerComparison
 
 
@@ -141,7 +140,7 @@ def verify_against(
 
     An architecture is built as the bundle's manifest records it (seed and options); for a bare ONNX file with
     ``seed`` (0) and its default options. With ``layers``, every layer that a tensor of the file holds is compared,
-    in groups of bounded memory.
+    in groups of bounded memory; of another exporter's file, also by its numbers where names do not tell.
 
     Raises:
         UsageError: ``target`` does not fit the file (other inputs or outputs).
@@ -152,7 +151,9 @@ def verify_against(
     from cnnexport import parity, sources
     from cnnexport.keras_files import heads
     from cnnexport.parity import live, truth
-    from cnnexport.parity.streaming import stream_layers
+    from cnnexport.parity.layers import BY_NUMBERS
+    from cnnexport.parity.matching import match_layers
+    from cnnexport.parity.streaming import stream_layers, stream_the_rest
 
     path = Path(path)
     file, bundle = located(path)
@@ -167,97 +168,56 @@ def verify_against(
     try:
         graph = ir.load(file)
     except Exception as error:
-        raise InputError(f"{file} cannot be read: {' '.join(str(error).split())[:200]}; give an ONNX file") from error
-    found = heads.heads(model)
-    # A file may have been made without the final activation.
-    drop = options.logits and about is not None and about.architecture is None
-    kept = [None] * len(found) if drop else found
+        raise InputError(f"{file} cannot be read: {all_in_line(error)}; give an ONNX file") from error
+    own = about is not None and about.architecture is None
     # Weights in a file of their own are found only beside it; else nothing is written into the bundle.
     external = any(isinstance(v.const_value, ir.ExternalTensor) for v in graph.graph.initializers.values())
-    with (heads.without(found) if drop else nullcontext(),
+    with (heads.ended(model, logits=options.logits, own=own) as ending,
           tempfile.TemporaryDirectory(prefix="cnnexport-", ignore_cleanup_errors=True) as folder_of_copy):
         scratch = None if external else Path(folder_of_copy)
-        inputs, outputs, batch = _ports(model, graph.graph, about)
         progress("keras")
+        ports = told_apart(model, ending.kept, file, possible_ports(model, graph.graph, about), seed=seed,
+                           value_range=source.value_range, scratch=scratch)
         answers = live.ask(
-            model, inputs, seed=seed, value_range=source.value_range, batch=batch, kept_heads=kept,
+            model, ports.inputs, seed=seed, value_range=source.value_range, batch=ports.batch, kept_heads=ending.kept,
             macs=about.macs if about else None, keep_layers=not layers)
-        facts = parity.graph_facts(graph, inputs, outputs, answers.activations)
+        facts = parity.graph_facts(graph, ports.inputs, ports.outputs, answers.activations)
         criterion = parity.numeric(answers, facts)
         progress("compare")
-        verdict = parity.judge(answers, facts, file, criterion, scratch=scratch,
-                               tell=truth.teller(model, kept, answers, dropped=drop))
+        tell = truth.teller(model, ending.kept, answers, dropped=ending.dropped)
+        verdict = parity.judge(answers, facts, file, criterion, scratch=scratch, tell=tell)
+        if not layers and about is not None and parity.left_open(verdict, answers):
+            verdict = stream_the_rest(
+                verdict, model, ending.kept, answers, facts, file, criterion, scratch=scratch, tell=tell)
         rows = tuple(verdict.layers)
-        if layers:
-            rows = tuple(stream_layers(
-                model, kept, answers, facts, file, criterion, agree=verdict.agree, scratch=scratch, progress=progress))
+        # Outputs alone may not show each weight: then layers are looked for in other exporters' files unasked.
+        if layers or (about is None and verdict.agree and verdict.insensitive):
+            def compared(facts: GraphFacts) -> tuple[LayerComparison, ...]:
+                return tuple(stream_layers(
+                    model, ending.kept, answers, facts, file, criterion, agree=verdict.agree, scratch=scratch,
+                    tell=tell, progress=progress))
+
+            rows = compared(facts)
+            # Of ours the manifest's names are what counts; other exporters name nodes as they like.
+            missing = [] if about is not None else _missing(rows, agree=verdict.agree)
+            if missing:
+                matched = match_layers(model, ending.kept, answers, facts, file, criterion, missing, scratch=scratch,
+                                       progress=progress)
+                facts = replace(facts, matched=matched)
+                rows = compared(facts) if matched else rows
             verdict = parity.weighed(answers, facts, criterion, verdict, rows)
-            if not any(row.tensor for row in rows):
-                raise UsageError(f"no tensor of {file} is named after a layer of {target}, so there are no layers to "
-                                 "compare; leave --layers out, or give a bundle of cnnexport")
+            if layers and verdict.agree and not any(row.tensor for row in rows):
+                raise UsageError(f"no tensor of {file} is named after a layer of {target} or holds one's output, so "
+                                 "there are no layers to compare; leave --layers out, or give a bundle of cnnexport")
+            if not any(row.tensor and row.reason != BY_NUMBERS for row in rows):
+                rows = tuple(replace(row, reason=NOT_FOUND) if row.layer in missing and row.tensor is None else row
+                             for row in rows)
     return Against(str(path), str(target), verdict, rows, layers, criterion.tolerance.max_error)
 
 
-def _ports(
-    model: Any, graph: Any, about: Manifest | None
-) -> tuple[tuple[Port, ...], tuple[Port, ...], int | None]:
-    """The ports of the file in the order of Keras' inputs and outputs, and its fixed batch size (None: dynamic).
-
-    Where the file has Keras' names, they tell which is which, else the order does. Raises UsageError where they do
-    not fit.
-    """
-    import keras
-
-    from cnnexport.conversion import Port
-    from cnnexport.conversion.inputs import input_ports
-
-    wanted = input_ports(model)
-    given = [v for v in graph.inputs if v.name not in graph.initializers]
-    results = [(tuple(t.shape), keras.backend.standardize_dtype(t.dtype))
-               for t in keras.tree.flatten(getattr(model, "outputs", None) or [])]
-    made: dict[str, list[Port]] = {}
-    for kind, keras_side, values in (
-            ("inputs", [(p.shape, p.dtype) for p in wanted], given), ("outputs", results, list(graph.outputs))):
-        if len(keras_side) != len(values):
-            raise UsageError(f"the file has {len(values)} {kind}, the Keras model {len(keras_side)}; "
-                             "give the model that the file was made of")
-        made[kind] = []
-        names = [p.name for p in wanted] if kind == "inputs" else list(getattr(model, "output_names", None) or [])
-        by_name = {str(value.name): value for value in values}
-        if set(names) == set(by_name) and len(names) == len(values):
-            values = [by_name[name] for name in names]
-        # Of a bundle the layouts are known; sizes alone do not tell them apart where all are alike.
-        layouts = {} if about is None else {tensor.name: tensor.layout for tensor in getattr(about, kind)}
-        for (shape, dtype), value in zip(keras_side, values):
-            sizes = _sizes(value)
-            fits = _fits(sizes, shape) and layouts.get(str(value.name)) != "NCHW"
-            first = _fits(sizes, (shape[0], shape[-1], *shape[1:-1])) and len(shape) > 2
-            if not fits and not first:
-                text = "x".join("?" if s is None else str(s) for s in shape)
-                theirs = "x".join("?" if s is None else str(s) for s in sizes or ())
-                raise UsageError(f"'{value.name}' of the file is {theirs}, the Keras model has {text}; give the model "
-                                 "that the file was made of")
-            made[kind].append(Port(str(value.name), _known(shape, sizes, first and not fits), dtype,
-                                   first and not fits))
-    sizes = _sizes(given[0]) if given else None
-    return tuple(made["inputs"]), tuple(made["outputs"]), sizes[0] if sizes else None
+NOT_FOUND = "no tensor holds its numbers"
 
 
-def _sizes(value: Any) -> tuple[int | None, ...] | None:
-    return None if value.shape is None else tuple(d if isinstance(d, int) else None for d in value.shape)
-
-
-def _fits(sizes: tuple[int | None, ...] | None, shape: tuple[int | None, ...]) -> bool:
-    return sizes is None or (
-        len(sizes) == len(shape) and all(a is None or b is None or a == b for a, b in zip(sizes, shape)))
-
-
-def _known(
-    shape: tuple[int | None, ...], sizes: tuple[int | None, ...] | None, first: bool
-) -> tuple[int | None, ...]:
-    """Keras' shape with the sizes that only the file knows."""
-    if sizes is None:
-        return shape
-    own = (sizes[0], *sizes[2:], sizes[1]) if first else sizes
-    return tuple(a if a is not None else b for a, b in zip(shape, own))
-
+def _missing(rows: Sequence[LayerComparison], *, agree: bool) -> list[str]:
+    """The layers without a tensor; where the outputs ``agree`` also those whose name told a wrong one."""
+    return [row.layer for row in rows if row.tensor is None or (agree and row.passed is False)]

@@ -1,0 +1,54 @@
+"""Keras' answers that a bundle stores, and what a runtime may be off them: for ``verify``, ``bench`` and its peers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from cnnexport.bundle.records import Parity
+from cnnexport.errors import ParityError
+from cnnexport.parity.comparison import ILL, Array, Comparison, compare, is_softmax, log_probabilities
+from cnnexport.parity.tolerances import Tolerance, tolerance
+
+
+def stored_bounds(proof: Parity) -> Tolerance:
+    """The tolerance of a bundle's record, but no laxer than ours; wider where the truth told that Keras is off it."""
+    recorded, own = proof.tolerance, tolerance(proof.tolerance.precision)
+    allowed = Tolerance(own.precision, recorded.terms, min(recorded.max_error, own.max_error),
+                        min(recorded.rms_error, own.rms_error), own.rounding_ulps)
+    if proof.stored:  # Keras' stored outputs are off the truth themselves, but never by more than means anything
+        allowed = replace(allowed, max_error=max(allowed.max_error, min(proof.stored.max_error, 10 * ILL)),
+                          rms_error=max(allowed.rms_error, min(proof.stored.rms_error, ILL)))
+    return allowed
+
+
+def compare_with_stored(
+    expected: Mapping[str, Array], produced: Sequence[Array], allowed: Tolerance, who: str, whose: str = ""
+) -> float:
+    """The largest error of what ``who`` ``produced``, in standard deviations; ``expected`` are outputs by name.
+
+    Raises ParityError where an output (``whose`` says of what file) is further off than ``allowed``.
+    """
+    worst = 0.0
+    for (name, wanted), actual in zip(expected.items(), produced, strict=True):
+        spread = None
+        results = []
+        if is_softmax(wanted) and wanted.shape == getattr(actual, "shape", None):
+            results.append(compare(
+                name, "log-probabilities", log_probabilities(wanted), log_probabilities(actual), allowed=allowed))
+            spread = results[0].spread
+        results.append(compare(name, "output", wanted, actual, allowed=allowed, logits_spread=spread))
+        failed = next((r for r in results if not r.passed), None)
+        if failed is not None:
+            raise ParityError(f"{who} disagrees with Keras' stored '{name}'{whose} ({failed.level}): {_off(failed)}")
+        worst = max(worst, results[0].max_error)
+    return worst
+
+
+def _off(failed: Comparison) -> str:
+    """How far off, by the bound that was not kept."""
+    if failed.failed == "root mean square" and failed.allowed_rms_error is not None:
+        return (f"off by {failed.rms_error:.2g} standard deviations (root mean square), {failed.allowed_rms_error:.0e} "
+                "allowed")
+    most = "" if failed.allowed_error is None else f", {failed.allowed_error:.0e} allowed"
+    return f"off by {failed.max_error:.2g} standard deviations{most}"
