@@ -59,8 +59,8 @@ GATED = "a = Add(x, b) c = Clip(a, z, m) h = Div(c, m) y = Mul(x, h)"
 BELL = "a = Mul(h, x) n = Neg(x) m = Mul(n, r) e = Erf(m) s = Sub(o, e) y = Mul(a, s)"
 ROUND = "(float[50,4] x) => (y) { r = Round(x) v = Floor(x) "
 PLACED = (
-    "e = Equal(r, z) l = Less(x, g) b = And(e, l) c = Cast<to=1>(b) m = Mul(c, t) n = Not(b) d = Cast<to=1>(n) "
-    "p = Mul(r, d) k = Add(m, p) i = ArgMax<axis=1,keepdims=0>(k) y = Cast<to=1>(i)")
+    "e = Equal(r, z) l = Less(x, g) b = And(e, l) k = Where(b, t, r) i = ArgMax<axis=1,keepdims=0>(k) "
+    "y = Cast<to=1>(i)")
 RISE = "(float[batch,6,6,4] x) => (y) { c = Relu(x) "
 
 GRAPHS = {
@@ -375,9 +375,11 @@ GRAPHS = {
         ("by a larger number", "(y)", PLACED, {"t": np.float32(-9)}),
         ("of more axes", "(y)", PLACED, {"t": np.full((1, 1, 1), -1.1754943508222875e-38, "float32")}),
         ("by numbers for each", "(y)", PLACED, {"t": -f(4)}),
-        ("of another condition", "(y)", PLACED.replace("Not(b)", "Not(l)"), {}),
-        ("of other maps", "(y)", PLACED.replace("Mul(r, d)", "Mul(v, d)"), {}),
-        ("in a sum", "(y)", PLACED.replace("Not(b)", "And(b, b)"), {}),
+        ("by a larger number above", "(y)", PLACED, {"t": np.float32(9)}),
+        ("by a number that is computed", "(y)", PLACED, {"t": Given(np.float32([-9]))}),
+        ("of another condition", "(y)", PLACED.replace("Where(b", "Where(l"), {}),
+        ("of other maps", "(y)", PLACED.replace("b, t, r", "b, t, v"), {}),
+        ("by a zero that is computed", "(y)", PLACED, {"z": Given(np.float32([1]))}),
         ("whatever else is asked", "(y)", PLACED.replace("And(e, l)", "Or(e, l)"), {}),
         ("that is read", "(y, w)", PLACED + " w = Neg(k)", {}))},
     # Sequences

@@ -33,7 +33,7 @@ def residual():
 
 
 def medley():
-    """What the others have not: maps from features, repetition, transposed and depthwise maps, sequences."""
+    """What the others have not: maps from features, repetition, transposed and depthwise maps, sequences, places."""
     import keras
 
     L = keras.layers
@@ -47,7 +47,7 @@ def medley():
     y = L.Conv1D(5, 3, padding="causal")(line)
     y = L.Dense(6)(L.Conv1DTranspose(5, 3, strides=2)(y))
     z = L.Conv2DTranspose(4, 3, strides=2)(L.ZeroPadding2D(1)(any_size))
-    return keras.Model([image, line, any_size], [maps, y, z, image])
+    return keras.Model([image, line, any_size], [maps, y, z, image, keras.ops.argmax(x, axis=-1)])
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +108,7 @@ def test_every_pass_over_three_networks(translated):
                 before = after
     # What these are for lies in no such network: other tests have their numbers.
     assert [name for name, done in changed.items() if not done] == [
-        "OwnOutputs", "PositivePadding", "SayPadding", "WholeActivations", "PlainArgMax", "ScalarFill"]
+        "OwnOutputs", "PositivePadding", "SayPadding", "WholeActivations", "ScalarFill"]
 
 
 def graph(text, **arrays):
