@@ -177,6 +177,76 @@ def test_a_network_with_a_dead_layer_is_refused_as_insensitive(tmp_path: Path) -
     assert not first["seen"] and first["covered"]
 
 
+def _faint(*, dead: bool = False) -> Any:
+    """Normalisations that are folded forward, and back through a concatenation, and that the output hardly shows."""
+    import keras
+
+    from cnnexport.architectures.weights import randomise
+
+    layers = keras.layers
+    image = keras.Input((12, 12, 3))
+    x = layers.BatchNormalization(name="first_norm")(image)
+    x = layers.Conv2D(4, 3, activation="relu", name="conv")(x)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = layers.Concatenate(name="beside")([layers.Conv2D(2, 3, name="left")(x), layers.Conv2D(3, 3, name="right")(x)])
+    x = layers.ReLU(name="bent")(layers.BatchNormalization(name="joined")(x))
+    x = layers.Flatten(name="flat")(layers.BatchNormalization(name="last_norm")(x))
+    faint = layers.Dense(5, activation="relu", name="faint")(x)
+    loud = layers.Dense(5, name="loud")(layers.GlobalAveragePooling2D(name="pool")(image))
+    model = keras.Model(image, layers.Add(name="sum")([loud, layers.Dense(5, name="quiet")(faint)]))
+    randomise(model, 0)
+    quiet = model.get_layer("quiet")
+    quiet.kernel.assign(quiet.kernel * 1e-7)
+    if dead:
+        model.get_layer("faint").bias.assign(np.full(5, -1e3, np.float32))
+    return model
+
+
+def test_what_is_folded_forward_is_covered_by_the_layer_that_takes_it_in(tmp_path: Path) -> None:
+    import json
+
+    from cnnexport import convert
+
+    convert(_faint(), output=tmp_path / "faint")
+    record = json.loads((tmp_path / "faint" / "parity.json").read_text())
+    told = {r["layer"]: (r["seen"], r["covered"]) for r in record["sensitivity"]["layers"]}
+    for name in ("first_norm", "norm", "left", "right", "joined", "last_norm"):
+        assert told[name] == (False, True), name
+
+
+def test_what_is_folded_into_a_dead_layer_is_not_covered(tmp_path: Path) -> None:
+    from cnnexport import convert
+    from cnnexport.errors import ParityError
+
+    with pytest.raises(ParityError, match=r"insensitive: .*'last_norm'"):
+        convert(_faint(dead=True), output=tmp_path / "dead")
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_fault_in_what_is_folded_forward_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    """The outputs show nothing of it: the layer that takes it in does."""
+    import json
+
+    from cnnexport import convert
+    from cnnexport.conversion.passes import fold_forward
+    from cnnexport.errors import ParityError
+
+    right = fold_forward._composed
+
+    def wrong(steps: Any) -> Any:
+        found = [a.copy() for a in right(steps)]
+        found[place][0] += 0.02
+        return tuple(found)
+
+    monkeypatch.setattr(fold_forward, "_composed", wrong)
+    with pytest.raises(ParityError, match="inside the network, first in layer 'conv'"):
+        convert(_faint(), output=tmp_path / "wrong")
+    record = json.loads((tmp_path / "wrong.rejected" / "parity.json").read_text())
+    assert all(c["passed"] for c in record["comparisons"]) and record["reason"] == "different"
+
+
 def test_a_refusal_is_in_the_json(tmp_path: Path, cnnexport: Any) -> None:
     import json
 

@@ -323,6 +323,17 @@ GRAPHS = {
     "a product with two": (ROW + "{ r = Relu(x) y = Mul(k, r) }", {"k": np.float32(2)}),
     "one divided": (ROW + "{ r = Exp(x) y = Div(k, r) }", {"k": np.float32(1)}),
     "a product with one between ports": (ROW + "{ y = Mul(k, x) }", {"k": np.float32(1)}),
+    **{f"a sum with nothing, {name}": (head + "{ r = Round(x) " + line + " y = Reciprocal(m) }", {"z": number})
+       for name, head, line, number in (
+        ("added", ROUND[:ROUND.index("{")], "m = Add(r, z)", np.float32(0)),
+        ("added from the left", ROUND[:ROUND.index("{")], "m = Add(z, r)", np.float32(0)),
+        ("less nothing added", ROUND[:ROUND.index("{")], "m = Add(r, z)", np.float32(-0.0)),
+        ("taken away", ROUND[:ROUND.index("{")], "m = Sub(r, z)", np.float32(0)),
+        ("less nothing taken away", ROUND[:ROUND.index("{")], "m = Sub(r, z)", np.float32(-0.0)),
+        ("taken from it", ROUND[:ROUND.index("{")], "m = Sub(z, r)", np.float32(0)),
+        ("that is something", ROUND[:ROUND.index("{")], "m = Add(r, z)", np.float32(-2)),
+        ("with more axes", ROUND[:ROUND.index("{")], "m = Sub(r, z)", np.zeros((1, 1, 1), "float32")),
+        ("of each", ROUND[:ROUND.index("{")], "m = Sub(r, z)", np.zeros(4, "float32")))},
     # Activations in pieces
     **{f"a slope {name}": (head + "{ " + line + " }", arrays) for name, head, line, arrays in (
         ("that is computed", IMAGE, SLOPED, {"s": Given(f(4, 1, 1))}),
@@ -493,6 +504,8 @@ GRAPHS = {
              {"b": Given(f(5))}),
             ("of sequences with more axes", SEQUENCE, "m = Add(r, t) p = MatMul(m, w) y = Add(p, b)",
              {"b": f(2, 1, 1, 5)}),
+            ("of sequences with a bias of more axes", SEQUENCE, "m = Add(r, t) p = MatMul(m, w) y = Add(p, b)",
+             {"b": f(1, 1, 1, 5)}),
             ("of sequences, a scale of places", SEQUENCE, "m = Mul(r, s) y = MatMul(m, w)", {"s": f(3, 1)}),
             ("of many kernels", SEQUENCE, "m = Mul(r, s) y = MatMul(m, w)", {"w": f(3, 4, 5)}),
             ("of maps", IMAGE, "m = Mul(r, s) n = Add(m, t) l = Flatten(n) y = Gemm(l, w)",
@@ -501,6 +514,8 @@ GRAPHS = {
              {"s": np.float32(2), "t": np.float32(3), "w": f(144, 5)}),
             ("of open maps", OPEN, "m = Mul(r, s) n = Add(m, t) l = Flatten(n) y = Gemm(l, w)",
              {"s": f(4, 1, 1), "t": f(4, 1, 1), "w": f(144, 5)}),
+            ("of open parts", "(float[batch,4,h] x) => (y) ", "m = Mul(r, s) l = Reshape(m, k) y = Gemm(l, w)",
+             {"s": f(4, 1), "k": i(-1, 4)}),
             ("of each channel", IMAGE, "m = Mul(r, s) n = Add(m, t) l = Flatten<axis=2>(n) y = Gemm(l, w)",
              {"s": f(4, 1, 1), "t": f(4, 1, 1), "w": f(36, 5)}),
             ("of parts", IMAGE, "m = Mul(r, s) n = Add(m, t) l = Reshape(n, k) y = Gemm(l, w)",

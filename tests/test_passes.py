@@ -148,6 +148,13 @@ def test_numbers_that_would_be_lost_are_not_folded(lines, number):
     assert folded == (("Add(r" in lines and number in (0, 1e-38)) or ("o)" in lines and number == 0))
 
 
+def test_a_rest_that_overflows_is_left():
+    model = build(FORWARD.format("m = Mul(r, s) n = Add(m, t) y = Conv<pads=[1,1,1,1]>(n, w)"),
+                  w=np.ones((5, 4, 3, 3), "float32"), s=np.float32(1e-30), t=np.float32(1e10))
+    InferShapes()(model)
+    assert not passes.FoldForward()(model).modified
+
+
 def test_a_scale_that_a_bias_would_overflow_with_is_not_folded():
     model = build(FORWARD.format("m = Add(r, t) y = Conv(m, w, b)"), w=np.full((1, 4, 3, 3), 1e36, "float32"),
                   t=np.full((4, 1, 1), 99, "float32"), b=np.zeros(1, "float32"))

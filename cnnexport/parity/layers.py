@@ -2,8 +2,8 @@
 
 Nodes are named after their layers, so a layer's tensor is the result of its last node. A layer without
 nodes was folded into the one before it (batch normalisation, scales) or changes nothing (dropout): it shares that
-one's tensor, which then holds the output of the last of them. Padding and flattening go into the layer
-after them, which covers them.
+one's tensor, which then holds the output of the last of them. Padding, flattening and what is folded forward go into
+the layer after them, which covers them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 _REGROUPING = frozenset({"Flatten", "Reshape", "Permute", "RepeatVector", "Transpose", "Moveaxis", "Swapaxes",
                           "Squeeze", "ExpandDims", "Ravel"})
+
+FOLDED = "in the layer after it"
+SCALED = "scaled for the layer after it"
+REORDERED = "the same values in another order"
+ELSEWHERE = (FOLDED, SCALED, REORDERED)
+"""Why a layer without a tensor of its own is no fault: what reads it is right."""
 
 
 @dataclass
@@ -88,7 +94,7 @@ class Sensitivity:
     """What a change of one percent of ``layer``'s weights does to the outputs.
 
     ``effect`` is in standard deviations of the outputs (root mean square), None where no gradient exists.
-    ``seen`` tells that it is above the tolerance; ``covered`` that the layer's own output is compared.
+    ``seen`` tells that it is above the tolerance; ``covered`` that a tensor it shows in is compared.
     """
 
     layer: str
@@ -114,16 +120,16 @@ def layer_tensors(calls: Mapping[str, Call], nodes: Iterable[tuple[str, str, Seq
         elif call.shape is None:
             row = replace(row, reason="several outputs")
         elif call.kind in _REGROUPING and not call.identity:
-            row = replace(row, reason="in the layer after it")
+            row = replace(row, reason=FOLDED)
         elif path in last:
             row = replace(row, tensor=last[path])
         elif (twin := _twin(call, found, calls)) is not None:
             row = replace(row, tensor=twin.tensor)
         elif call.identity or _folded_back(call, source, calls):
             shared = source.tensor if source is not None else None
-            row = replace(row, tensor=shared, reason="" if shared else "at the input")
+            row = replace(row, tensor=shared, reason="" if shared else FOLDED if call.weighted else "at the input")
         else:
-            row = replace(row, reason="in the layer after it")
+            row = replace(row, reason=FOLDED)
         found[path] = row
         if row.tensor is not None:
             holder[row.tensor] = path
@@ -186,7 +192,7 @@ def compare_layers(
         for index, member in enumerate(sharing):
             reason = result.reason or ("" if member is row else f"as {row.layer}")
             done[member.layer] = replace(result, layer=member.layer, kind=member.kind, reason=reason) if (
-                index <= place) else _uncompared(member, "in the layer after it")
+                index <= place) else _uncompared(member, FOLDED)
     results = []
     for row in rows:
         shape = calls[row.layer].shape if row.layer in calls else None
@@ -210,10 +216,7 @@ def _forgiven(
 
     Of a layer with weights the tensor must at least be its output scaled; one without has nothing else to be proven.
     """
-    readers: dict[str, list[str]] = {}
-    for path, reading in calls.items():
-        for source in reading.sources:
-            readers.setdefault(source, []).append(path)
+    readers = _readers(calls)
     passed = {row.layer: row.passed for row in results}
     made = []
     for row in reversed(results):
@@ -223,10 +226,41 @@ def _forgiven(
                 and all(_right(reader, passed, readers) for reader in readers.get(row.layer, []))
                 and (not call.weighted or _scaled(call.output, tensors[row.tensor], allowed))):
             row = replace(row, passed=None, max_error=None, rms_error=None, relative_error=None,
-                          reason=SCALED if call.weighted else "in the layer after it")
+                          reason=SCALED if call.weighted else FOLDED)
             passed[row.layer] = None
         made.append(row)
     return made[::-1]
+
+
+def _readers(calls: Mapping[str, Call]) -> dict[str, list[str]]:
+    """The layers that read the output of each."""
+    readers: dict[str, list[str]] = {}
+    for path, reading in calls.items():
+        for source in reading.sources:
+            readers.setdefault(source, []).append(path)
+    return readers
+
+
+def covered_layers(
+    rows: Sequence[LayerTensor], results: Sequence[LayerComparison], calls: Mapping[str, Call]
+) -> set[str]:
+    """The layers whose change shows in a tensor that was compared: their own, or those of all that they are part of.
+
+    What was folded forward, scaled or reordered for what is behind it has no tensor that holds its own output.
+    """
+    holds = {row.layer: row.holds for row in rows}
+    readers = _readers(calls)
+    covered: set[str] = set()
+    for row in reversed(results):
+        call, held = calls.get(row.layer), calls.get(holds.get(row.layer) or "")
+        if row.passed:
+            shows = call is not None and call.alive and held is not None and (held.linear or held.varied)
+        else:
+            behind = readers.get(row.layer, [])
+            shows = row.passed is None and row.reason in ELSEWHERE and bool(behind) and covered >= {*behind}
+        if shows:
+            covered.add(row.layer)
+    return covered
 
 
 def _right(layer: str, passed: Mapping[str, bool | None], readers: Mapping[str, Sequence[str]]) -> bool:
@@ -288,8 +322,6 @@ def _scaled(expected: Array, actual: Array, allowed: Tolerance) -> bool:
     return compare("", "layer", fitted, a.astype(np.float32), allowed=allowed).passed
 
 
-SCALED = "scaled for the layer after it"
-REORDERED = "the same values in another order"
 
 
 def _same_values(expected: Array, actual: Array, allowed: Tolerance, others: Sequence[Array] = ()) -> bool:

@@ -21,7 +21,7 @@ class Step(NamedTuple):
 
 
 def step(node: ir.Node, axis: int = 1) -> Step | None:
-    """What one of ``AFFINE`` does to the channels on ``axis``; None where it does anything else, or sizes are unknown."""
+    """What one of ``AFFINE`` does to the channels on ``axis``; None for anything else, or of unknown sizes."""
     with np.errstate(all="ignore"):
         return _normalisation(node) if node.op_type == "BatchNormalization" and axis == 1 else _arithmetic(node, axis)
 

@@ -1,7 +1,7 @@
 """Fold arithmetic on channels (a normalisation behind an activation, a rescaled image) into what reads it alone.
 
-``conv(x * s + t)`` is ``conv'(x)`` with the kernel ``k * s`` and the bias ``b + sum(k * t)``; the same holds of a Dense,
-for which a global mean and a Flatten may lie between. A border of zeros takes no part in ``t``: before a padded
+``conv(x * s + t)`` is ``conv'(x)`` with the kernel ``k * s`` and the bias ``b + sum(k * t)``; the same holds of a
+Dense, for which a global mean and a Flatten may lie between. A border of zeros takes no part in ``t``: before a padded
 convolution a scale folds alone, and of one number's scale and shift the shift stays, as ``x + t / s``.
 
 Never changes: what something else reads; scales that are zero, huge or not finite, and kernels that would overflow or
@@ -73,7 +73,7 @@ def _behind(node: ir.Node) -> tuple[ir.Node, int]:
     """The node that reads maps for a Dense (a Flatten, a global mean before it), and the features of each channel."""
     flat = made_alone(node.inputs[0], "Flatten", "Reshape")
     before, after = (sizes(flat.inputs[0]), sizes(flat.outputs[0])) if flat is not None else (None, None)
-    if flat is None or before is None or after is None or len(before) < 2 or before[0] != after[0]:
+    if flat is None or before is None or after is None:
         return node, 1
     inner = [d for d in before[1:] if isinstance(d, int)]
     if len(inner) + 1 < len(before) or after[1:] != [int(np.prod(inner))]:
@@ -117,16 +117,16 @@ def _fold_scale(
     graph: ir.Graph, node: ir.Node, kernel: Array, scale: Array, shift: Array, chain: list[tuple[ir.Node, Step]]
 ) -> bool:
     """Of a scale and a shift by one number each, the scale alone."""
-    scaled = _scaled(node, kernel, scale)
-    if scaled is None or np.ptp(scale) or not np.isfinite(shift).all() or np.ptp(shift) or node.op_type != "Conv":
+    scaled = _scaled(node, kernel, scale[:1])
+    if scaled is None or np.ptp(scale):
         return False
     with np.errstate(all="ignore"):
-        rest = (shift[0] / scale[0]).astype(kernel.dtype)
-    if not np.isfinite(rest):
+        rest = (shift / scale).astype(kernel.dtype)
+    if not np.isfinite(rest).all() or np.ptp(rest):
         return False
     node.replace_input_with(1, add_initializer(graph, scaled, f"{node.name}__kernel"))
     source, last = chain[-1][1].source, chain[0][0]
-    return replace(graph, last, "Add", [source, add_initializer(graph, rest, f"{last.name}__rest")])
+    return replace(graph, last, "Add", [source, add_initializer(graph, rest[:1].reshape(()), f"{last.name}__rest")])
 
 
 def _rows(node: ir.Node) -> bool:
@@ -135,12 +135,9 @@ def _rows(node: ir.Node) -> bool:
 
 
 def _padded(node: ir.Node, kernel: Array) -> bool:
-    if node.op_type != "Conv":
-        return False
     if not padded_by_numbers(node):
         return any(size > 1 for size in kernel.shape[2:])
-    valid = node.attributes.get_string("auto_pad", "NOTSET") == "VALID"
-    return not valid and any(pads_of(node, kernel.ndim - 2))
+    return any(pads_of(node, kernel.ndim - 2))
 
 
 def _spread(node: ir.Node, kernel: Array, values: Array) -> Array:
@@ -154,7 +151,7 @@ def _spread(node: ir.Node, kernel: Array, values: Array) -> Array:
 
 def _scaled(node: ir.Node, kernel: Array, scale: Array) -> Array | None:
     """The kernel by which ``node`` scales too; None where numbers would be lost."""
-    if not (np.abs(scale) <= LARGEST_SCALE).all() or not scale.all():
+    if not (np.abs(scale) <= LARGEST_SCALE).all():
         return None
     if (scale == 1).all():
         return kernel
@@ -167,20 +164,17 @@ def _scaled(node: ir.Node, kernel: Array, scale: Array) -> Array | None:
 
 def _add(graph: ir.Graph, node: ir.Node, added: Array) -> bool:
     """Add to the bias of ``node``, or to the one that an Add behind a MatMul holds."""
-    holder, place, rank = node, 2, 1
+    holder, place, rank = node, 2, {"Conv": 1, "Gemm": 2}.get(node.op_type, len(read(node).shape or ()))
     if node.op_type == "MatMul":
         follower = read_alone(node.outputs[0], "Add")
-        if follower is None or follower.outputs[0].shape is None:
+        if follower is None:
             return False
-        place = 1 if follower.inputs[0] is node.outputs[0] else 0
-        holder, rank = follower, len(follower.outputs[0].shape)
+        holder, place = follower, 1 if follower.inputs[0] is node.outputs[0] else 0
     elif any(node.attributes.get_float(name, 1.0) != 1 for name in ("alpha", "beta")):
         return False
     bias = np.zeros(1, added.dtype) if given(holder, place) is None else constant(holder.inputs[place])
-    if bias is None:
-        return False
     # A Gemm's may be a column, another number for each image.
-    whole = full_rank(bias, max(rank, bias.ndim))
+    whole = None if bias is None else full_rank(bias, rank)
     if whole is None or any(d != 1 for d in whole.shape[:-1]):
         return False
     total = whole.reshape(-1) + added
