@@ -495,6 +495,8 @@ GRAPHS = {
             ("of integers", ROW.replace("float", "int32"), "m = Mul(r, s) y = MatMul(m, w)",
              {"s": np.full(4, 3, "int32"), "w": np.full((4, 5), 2, "int32")}),
             ("of sequences", SEQUENCE, "m = Mul(r, s) n = Add(m, t) p = MatMul(n, w) y = Add(b, p)", {}),
+            ("of sequences behind a normalisation", SEQUENCE,
+             "m = BatchNormalization(r, n, n, n, n) p = MatMul(m, w) y = Add(p, b)", {"n": f(3)}),
             ("of sequences with one bias", SEQUENCE, "m = Add(r, t) p = MatMul(m, w) y = Add(p, b)", {"b": f(1)}),
             ("of sequences without a bias", SEQUENCE, "m = Mul(r, s) y = MatMul(m, w)", {}),
             ("of sequences, a shift", SEQUENCE, "m = Add(r, t) y = MatMul(m, w)", {}),

@@ -58,11 +58,9 @@ def _arithmetic(node: ir.Node, axis: int) -> Step | None:
 
 def _normalisation(node: ir.Node) -> Step | None:
     """A BatchNormalization at inference."""
-    found = [constant(v) for v in node.inputs[1:]]
-    gamma, beta, mean, variance = (None if a is None else a.astype(np.float64) for a in found)
-    if gamma is None or beta is None or mean is None or variance is None or not channels(node.outputs[0]):
+    arrays = [a.astype(np.float64) for v in node.inputs[1:] if (a := constant(v)) is not None]
+    if len(arrays) < 4 or node.attributes.get_int("training_mode", 0) != 0:
         return None
-    if node.attributes.get_int("training_mode", 0) or len(node.outputs) > 1:
-        return None
+    gamma, beta, mean, variance = arrays
     scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
     return Step(read(node), scale, beta - mean * scale)
