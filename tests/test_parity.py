@@ -177,8 +177,8 @@ def test_a_network_with_a_dead_layer_is_refused_as_insensitive(tmp_path: Path) -
     assert not first["seen"] and first["covered"]
 
 
-def _faint(*, dead: bool = False) -> Any:
-    """Normalisations that are folded forward, and back through a concatenation, and that the output hardly shows."""
+def _faint(*, dead: bool = False, share: float = 1e-7) -> Any:
+    """Normalisations that are folded forward, and back through a concatenation; the output shows a ``share``."""
     import keras
 
     from cnnexport.architectures.weights import randomise
@@ -196,7 +196,7 @@ def _faint(*, dead: bool = False) -> Any:
     model = keras.Model(image, layers.Add(name="sum")([loud, layers.Dense(5, name="quiet")(faint)]))
     randomise(model, 0)
     quiet = model.get_layer("quiet")
-    quiet.kernel.assign(quiet.kernel * 1e-7)
+    quiet.kernel.assign(quiet.kernel * share)
     if dead:
         model.get_layer("faint").bias.assign(np.full(5, -1e3, np.float32))
     return model
@@ -245,6 +245,34 @@ def test_a_fault_in_what_is_folded_forward_is_caught(
         convert(_faint(), output=tmp_path / "wrong")
     record = json.loads((tmp_path / "wrong.rejected" / "parity.json").read_text())
     assert all(c["passed"] for c in record["comparisons"]) and record["reason"] == "different"
+
+
+def test_a_fault_that_outputs_show_is_named_beside_what_is_folded_forward(tmp_path: Path) -> None:
+    """No layer is named whose tensor merely holds other numbers since a normalisation was folded out of it."""
+    import onnx
+    from onnx import numpy_helper
+
+    from cnnexport.conversion import convert_model
+    from cnnexport.conversion.write import write_model
+    from cnnexport.parity import live
+
+    model = _faint(share=1)
+    converted = convert_model(model, output_names=["y"])
+    write_model(converted.model, tmp_path)
+    answers = live.ask(model, converted.inputs)
+    facts = parity.graph_facts(converted.model, converted.inputs, converted.outputs, answers.activations)
+    assert parity.judge(answers, facts, tmp_path / "model.onnx").passed
+    named = {}
+    for layer in ("conv", "left", "right", "faint", "quiet"):
+        proto = onnx.load(tmp_path / "model.onnx")
+        kernel = next(t for t in proto.graph.initializer if t.name == f"{layer}/kernel")
+        kernel.CopyFrom(numpy_helper.from_array(1.2 * numpy_helper.to_array(kernel), kernel.name))
+        onnx.save(proto, tmp_path / "wrong.onnx")
+        verdict = parity.judge(answers, facts, tmp_path / "wrong.onnx")
+        assert not verdict.agree, layer
+        named[layer] = verdict.first_diverging
+    # Both halves have one tensor: that of the concatenation, which holds what is normalised behind it.
+    assert named == {"conv": "conv", "left": "beside", "right": "beside", "faint": "faint", "quiet": "quiet"}
 
 
 def test_a_refusal_is_in_the_json(tmp_path: Path, cnnexport: Any) -> None:

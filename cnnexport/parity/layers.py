@@ -1,7 +1,7 @@
 """Which tensor of the ONNX graph holds the output of which Keras layer, and how far apart the two are.
 
 Nodes are named after their layers, so a layer's tensor is the result of its last node. A layer without
-nodes was folded into the one before it (batch normalisation, scales) or changes nothing (dropout): it shares that
+nodes was folded into a linear one before it (batch normalisation, scales) or changes nothing (dropout): it shares that
 one's tensor, which then holds the output of the last of them. Padding, flattening and what is folded forward go into
 the layer after them, which covers them.
 """
@@ -28,6 +28,8 @@ SCALED = "scaled for the layer after it"
 REORDERED = "the same values in another order"
 ELSEWHERE = (FOLDED, SCALED, REORDERED)
 """Why a layer without a tensor of its own is no fault: what reads it is right."""
+
+_LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
 
 
 @dataclass
@@ -106,10 +108,13 @@ class Sensitivity:
 def layer_tensors(calls: Mapping[str, Call], nodes: Iterable[tuple[str, str, Sequence[str]]]) -> list[LayerTensor]:
     """The map for ``calls`` (in the order of the run); ``nodes`` are (name, operator, outputs) in order."""
     last: dict[str, str] = {}
+    makers: dict[str, tuple[str, str]] = {}
     for name, operator, outputs in nodes:
         layer = name.rpartition("/")[0]
         if layer and outputs and operator != "Transpose":
             last[layer] = outputs[0]
+            makers[outputs[0]] = operator, layer
+    readers = _readers(calls)
     found: dict[str, LayerTensor] = {}
     holder: dict[str, str] = {}
     for path, call in calls.items():
@@ -125,9 +130,15 @@ def layer_tensors(calls: Mapping[str, Call], nodes: Iterable[tuple[str, str, Seq
             row = replace(row, tensor=last[path])
         elif (twin := _twin(call, found, calls)) is not None:
             row = replace(row, tensor=twin.tensor)
-        elif call.identity or _folded_back(call, source, calls):
-            shared = source.tensor if source is not None else None
-            row = replace(row, tensor=shared, reason="" if shared else FOLDED if call.weighted else "at the input")
+        elif call.identity and source is None:
+            row = replace(row, reason="at the input")
+        elif call.identity or (source is not None and call.shape == calls[source.layer].shape
+                               and _takes_back(source, found, calls, makers, readers)):
+            assert source is not None
+            row = replace(row, tensor=source.tensor, reason=source.reason)
+            if not call.identity and makers.get(source.tensor or "", ("", ""))[0] == "Concat":
+                for part in calls[source.layer].sources:
+                    found[part] = replace(found[part], tensor=None, reason=SCALED)
         else:
             row = replace(row, reason=FOLDED)
         found[path] = row
@@ -147,14 +158,22 @@ def _twin(call: Call, found: Mapping[str, LayerTensor], calls: Mapping[str, Call
                  and not call.weighted), None)
 
 
-def _folded_back(call: Call, source: LayerTensor | None, calls: Mapping[str, Call]) -> bool:
-    """Whether a layer without nodes lies in the one before it: a batch normalisation, or any other scale or shift.
+def _takes_back(
+    row: LayerTensor, found: Mapping[str, LayerTensor], calls: Mapping[str, Call],
+    makers: Mapping[str, tuple[str, str]], readers: Mapping[str, Sequence[str]],
+) -> bool:
+    """Whether a scale or shift behind ``row`` without nodes lies in its tensor: what makes that is linear.
 
-    Padding and cropping change the size; they go into the layer after.
+    Behind anything else (an activation, a sum, what others read too) it was folded forward.
     """
-    if call.kind == "BatchNormalization":
-        return True
-    return source is not None and source.tensor is not None and call.shape == calls[source.layer].shape
+    operator, layer = makers.get(row.tensor or "", ("", ""))
+    if len(readers.get(row.layer, [])) > 1:
+        return False
+    if operator == "Concat":
+        return all(makers.get(found[part].tensor or "", ("",))[0] in ("Conv", "ConvTranspose")
+                   and len(readers[part]) == 1 for part in calls[row.layer].sources)
+    # A Dense on more than two axes ends in its bias.
+    return operator in _LINEAR or (operator == "Add" and layer in calls and calls[layer].weighted)
 
 
 def compare_layers(

@@ -31,6 +31,8 @@ from cnnexport.conversion.passes.rewriting import (
     sizes,
 )
 
+_BETWEEN = ("GlobalAveragePool", "Flatten", "Reshape")
+
 LARGEST_SHIFT = 256.0
 """Where a normalised value lies near one, a sum of shifts above this would cost it more digits than a kernel rounds."""
 
@@ -63,22 +65,30 @@ class FoldForward(NodePass):
                 reader.replace_input_with(0, chain[count - 1][1].source)
                 for left, _ in chain[:count]:
                     remove_unused(graph, left)
-                return True
-            if count > 1 and _fold_scale(graph, node, kernel, scale, shift, chain[:count]):
-                return True
+            elif count < 2 or not _fold_scale(graph, node, kernel, scale, shift, chain[:count]):
+                continue
+            _rename(node, read(node))
+            return True
         return False
+
+
+def _rename(node: ir.Node, value: ir.Value) -> None:
+    """Name what is left between after the layer that took the rest in: none of it makes its own layer's output."""
+    while (before := made_alone(value, *AFFINE, *_BETWEEN)) is not None:
+        before.name = f"{before.name}/{node.name}"  # the last of the layers in a name counts
+        value = read(before) if constant(before.inputs[0]) is None else read(before, 1)
 
 
 def _behind(node: ir.Node) -> tuple[ir.Node, int]:
     """The node that reads maps for a Dense (a Flatten, a global mean before it), and the features of each channel."""
-    flat = made_alone(node.inputs[0], "Flatten", "Reshape")
+    flat = made_alone(node.inputs[0], *_BETWEEN[1:])
     before, after = (sizes(flat.inputs[0]), sizes(flat.outputs[0])) if flat is not None else (None, None)
     if flat is None or before is None or after is None:
         return node, 1
     inner = [d for d in before[1:] if isinstance(d, int)]
     if len(inner) + 1 < len(before) or after[1:] != [int(np.prod(inner))]:
         return node, 1
-    return made_alone(flat.inputs[0], "GlobalAveragePool") or flat, int(np.prod(inner[1:]))
+    return made_alone(flat.inputs[0], _BETWEEN[0]) or flat, int(np.prod(inner[1:]))
 
 
 def _composed(steps: list[Step]) -> tuple[Array, Array]:
