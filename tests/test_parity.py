@@ -275,6 +275,50 @@ def test_a_fault_that_outputs_show_is_named_beside_what_is_folded_forward(tmp_pa
     assert named == {"conv": "conv", "left": "beside", "right": "beside", "faint": "faint", "quiet": "quiet"}
 
 
+@pytest.mark.parametrize(("nodes", "other", "tensor", "reason"), [
+    ("a/Conv", None, "a/Conv", ""),
+    ("a/Conv a/Relu", None, None, "in the layer after it"),
+    ("a/MatMul a/Add", None, "a/Add", ""),
+    ("b/Conv a/Add", None, None, "in the layer after it"),  # a sum of two, which has no weights
+    ("a/Conv", "a", None, "in the layer after it"),  # what others read too takes nothing in
+    ("b/Conv a/Concat", None, "a/Concat", ""),
+    ("b/Conv b/Relu a/Concat", None, None, "in the layer after it"),
+    ("b/Conv a/Concat", "b", None, "in the layer after it"),
+])
+def test_where_a_layer_without_nodes_lies(nodes: str, other: str | None, tensor: str | None, reason: str) -> None:
+    from cnnexport.parity.layers import Call, layer_tensors
+
+    made = nodes.split()
+    calls = {"b": Call("b", "Conv2D", 1, (1, 4)), "a": Call("a", "Any", 1, (1, 4), source="b", sources=("b",)),
+             "norm": Call("norm", "BatchNormalization", 1, (1, 4), source="a", sources=("a",), weighted=True),
+             "drop": Call("drop", "Dropout", 1, (1, 4), source="norm", sources=("norm",), identity=True)}
+    calls["a"].weighted = "MatMul" in nodes
+    if other:
+        calls["other"] = Call("other", "Conv2D", 1, (1, 4), source=other, sources=(other,))
+    rows = {r.layer: r for r in layer_tensors(calls, [(n, n.rpartition("/")[2], [n]) for n in [*made, "other/Conv"]])}
+    assert (rows["norm"].tensor, rows["norm"].reason) == (tensor, reason)
+    # What changes nothing shares its place, and a half of a Concat that is scaled as a whole has none of its own.
+    assert (rows["drop"].tensor, rows["drop"].reason) == (tensor, reason)
+    if tensor == "a/Concat":
+        assert (rows["b"].tensor, rows["b"].reason) == (None, "scaled for the layer after it")
+
+
+@pytest.mark.parametrize(("passed", "reason", "alive", "covered"), [
+    (True, "", True, True), (None, "in the layer after it", True, True), (None, "called 2 times", True, False),
+    (False, "in the layer after it", True, False), (None, "in the layer after it", False, False),
+])
+def test_what_covers_a_layer(passed: bool | None, reason: str, alive: bool, covered: bool) -> None:
+    from cnnexport.parity.layers import Call, LayerComparison, LayerTensor, covered_layers
+
+    calls = {"a": Call("a", "Any", alive=True), "b": Call("b", "Any", sources=("a",), alive=alive)}
+    rows = [LayerTensor(name, "Any", name, name) for name in calls]
+    results = [LayerComparison("a", "Any", None, None, None, None, None, passed, reason),
+               LayerComparison("b", "Any", "b", None, 0, 0, 0, True)]
+    assert ("a" in covered_layers(rows, results, calls)) == covered
+    # Nothing behind it that would show a change of it.
+    assert ("a" in covered_layers(rows, results[:1], {"a": calls["a"]})) == (passed is True)
+
+
 def test_a_refusal_is_in_the_json(tmp_path: Path, cnnexport: Any) -> None:
     import json
 

@@ -583,7 +583,8 @@ def test_identities_go_and_others_stay():
 @pytest.mark.parametrize(("line", "number", "goes"), [
     ("y = Add(r, z)", np.float32(-0.0), True), ("y = Add(z, r)", np.float32(0), False),
     ("y = Sub(r, z)", np.float32(0), True), ("y = Sub(r, z)", np.float32(-0.0), False),
-    ("y = Sub(z, r)", np.float32(0), False), ("y = Add(z, r)", np.int32(0), True), ("y = Sub(r, z)", np.int32(1), False),
+    ("y = Sub(z, r)", np.float32(0), False), ("y = Add(z, r)", np.int32(0), True),
+    ("y = Sub(r, z)", np.int32(1), False),
 ])
 def test_a_sum_with_nothing_goes_where_no_zero_changes_its_sign(line, number, goes):
     kind = "float" if number.dtype == "float32" else "int32"
