@@ -625,7 +625,7 @@ def test_layer(name, tmp_path):
         ("augmentation", {"Conv": 1}),
         ("noise_and_dropout", {"Conv": 2}),
         ("open_transpose", {"Conv": 2, "ConvTranspose": 1}),
-        ("layer_norm_all", {"Conv": 2, "LayerNormalization": 1}),
+        ("layer_norm_all", {"Conv": 2, "ReduceMean": 1, "Sub": 1, "LayerNormalization": 1}),
         ("group_norm", {"Conv": 2, "Reshape": 2, "InstanceNormalization": 1}),
         ("unet", {"Conv": 3, "Relu": 2, "MaxPool": 1, "ConvTranspose": 1, "Concat": 1, "Sigmoid": 1}),
     ],

@@ -625,9 +625,12 @@ NORMAL = """(float[batch,{0}] x) => (float[batch,{1}] y) {{ m = ReduceMean<axes=
     c = Mul(n, k) t = Add(c, b) y{3} = Add(a, t) {4} }}"""
 
 
+CENTRED = {"ReduceMean": 1, "Sub": 1}  # for ONNX Runtimes whose LayerNormalization loses the digits of a large mean
+
+
 @pytest.mark.parametrize(("opset", "sizes", "axes", "shape", "expected"), [
-    (17, "4,6,6", "1", (4, 1, 1), {"Transpose": 2, "LayerNormalization": 1}),
-    (17, "4,6,6", "1,2,3", (4, 1, 1), {"LayerNormalization": 1}),
+    (17, "4,6,6", "1", (4, 1, 1), {**CENTRED, "Transpose": 2, "LayerNormalization": 1}),
+    (17, "4,6,6", "1,2,3", (4, 1, 1), {**CENTRED, "LayerNormalization": 1}),
     (17, "4,6,6", "2,3", (4, 1, 1), {"InstanceNormalization": 1}),
     (16, "4,6,6", "2,3", (4, 1, 1), {"InstanceNormalization": 1}),
     (16, "4,6,6", "1", (4, 1, 1), None),

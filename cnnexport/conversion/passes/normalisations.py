@@ -1,6 +1,8 @@
 """Write layer, group and instance normalisation, which arrive in a dozen pieces, as the operators ONNX has for them.
 
-Over whatever axes: LayerNormalization, from opset 17 on, between Transposes where its axes are not the last. Of
+Over whatever axes: LayerNormalization, from opset 17 on, between Transposes where its axes are not the last. It reads
+what is centred already: ONNX Runtime up to 1.24 takes the mean of squares less the square of the mean, which is wrong
+in all digits where the mean is a thousand times the deviation. Of
 scales and shifts that the axes left alone have: InstanceNormalization, and behind the Reshape of a group
 normalisation a Mul and an Add for each channel, which a convolution may take in.
 
@@ -30,9 +32,10 @@ from cnnexport.conversion.passes.rewriting import (
 
 
 class _Pieces(NamedTuple):
-    """What a normalisation is made of: ``scale`` and ``shift`` of full rank, None where there is none."""
+    """What a normalisation is made of: ``centred`` is less its mean, ``scale`` and ``shift`` have full rank."""
 
     source: ir.Value
+    centred: ir.Value
     axes: list[int]
     epsilon: float
     scale: Array | None
@@ -67,17 +70,17 @@ def _pieces(node: ir.Node) -> _Pieces | None:
                     continue
                 found, shape = _factor(factor, source, mean), source.shape
                 if found is not None and shape is not None and shape == node.outputs[0].shape:
-                    axes, epsilon, scale = found
+                    centred, axes, epsilon, scale = found
                     # Neither has more axes than the result.
                     arrays = [None if a is None else full_rank(a, len(shape)) for a in (scale, shift)]
-                    return _Pieces(source, axes, epsilon, *arrays)
+                    return _Pieces(source, centred, axes, epsilon, *arrays)
     return None
 
 
 def _factor(
     factor: ir.Value | None, source: ir.Value, mean: ir.Node
-) -> tuple[list[int], float, Array | None] | None:
-    """The axes, the epsilon and the scale of ``scale / sqrt(variance(source) + epsilon)``."""
+) -> tuple[ir.Value, list[int], float, Array | None] | None:
+    """What is centred, the axes, the epsilon and the scale of ``scale / sqrt(variance(source) + epsilon)``."""
     scale: Array | None = None
     root = maker(factor, "Reciprocal")
     for one, array in _both(maker(factor, "Mul")):
@@ -94,7 +97,7 @@ def _factor(
             continue
         axes = [_axes(n, len(source.shape or ())) for n in (mean, squares)]
         if axes[0] and axes[0] == axes[1]:
-            return axes[0], float(epsilon.reshape(())), scale
+            return apart.outputs[0], axes[0], float(epsilon.reshape(())), scale
     return None
 
 
@@ -110,12 +113,12 @@ def _axes(node: ir.Node, rank: int) -> list[int]:
 
 
 def _layer(graph: ir.Graph, node: ir.Node, pieces: _Pieces) -> bool:
-    source, axes = pieces.source, pieces.axes
-    assert source.shape is not None
-    inner = [d for a in axes if isinstance(d := source.shape[a], int)]
-    others = [a for a in range(len(source.shape)) if a not in axes]
+    source, axes, shape = pieces.centred, pieces.axes, pieces.source.shape
+    assert shape is not None
+    inner = [d for a in axes if isinstance(d := shape[a], int)]
+    others = [a for a in range(len(shape)) if a not in axes]
     arrays = [pieces.scale, pieces.shift]
-    if source.dtype != ir.DataType.FLOAT or len(inner) < len(axes):
+    if pieces.source.dtype != ir.DataType.FLOAT or len(inner) < len(axes):
         return False
     if any(a is not None and any(a.shape[o] != 1 for o in others) for a in arrays):
         return False
@@ -130,7 +133,7 @@ def _layer(graph: ir.Graph, node: ir.Node, pieces: _Pieces) -> bool:
     moved = source
     if perm != sorted(perm):
         moved = insert(graph, node, "Transpose", [source], {"perm": perm}, suffix="/last")
-        moved.shape = ir.Shape([source.shape[p] for p in perm])
+        moved.shape = ir.Shape([shape[p] for p in perm])
     numbers = {"axis": -len(axes), "epsilon": pieces.epsilon}
     if moved is source:
         return replace(graph, node, "LayerNormalization", [source, *spread], numbers)
