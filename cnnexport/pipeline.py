@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from cnnexport import bundle, sources, supervision
+from cnnexport import bundle, memory, sources
 from cnnexport.architectures.spec import Preprocessing
 from cnnexport.bundle import Bundle, Manifest, Parity
 from cnnexport.bundle.records import FileFacts, Provenance
@@ -74,10 +74,10 @@ def convert(
         bundle.refuse_existing(place, force=force)
         folder = stack.enter_context(bundle.staging(place))
         stack.enter_context(_seldom_collecting())
-        stack.enter_context(supervision.frugal())
+        stack.enter_context(memory.frugal())
         written = _convert(source, folder, options, steps, own=found.spec is None)
         # Keras' weights are gone by now: ONNX Runtime makes a copy of its own.
-        supervision.give_back()
+        memory.give_back()
         parity, verdict = _prove(written, folder, options, lambda: _again(source, options, found))
         if not parity.passed:
             aside = bundle.set_aside(folder, place)

@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from cnnexport import interrupts
 from cnnexport.errors import INTERRUPTED, EndedError, InputError, StoppedError
@@ -355,42 +354,6 @@ def death(number: int, step: str) -> EndedError:
     what = "native code crashed" if name in _NATIVE else "the process was ended"
     return EndedError(f"{what} ({name}){during}; nothing half-written was left. A damaged or hostile file can do this, "
                       "too little memory, or a fault in the library that ran: CNNEXPORT_DEBUG=1 shows its log")
-
-
-def give_back() -> None:
-    """Free what nothing holds any more, and let the system have its memory: glibc keeps it for what comes."""
-    import gc
-
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        _libc().malloc_trim(0)
-
-
-@contextmanager
-def frugal() -> Iterator[None]:
-    """Let the memory of large arrays go back to the system as they are freed while the block runs.
-
-    TensorFlow's own allocator never returns any, so that a second model, or ONNX Runtime, would come on top; it is
-    left out where TensorFlow was not imported before. What either computes stays the same.
-    """
-    os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
-    with contextlib.suppress(OSError, AttributeError):
-        _libc().mallopt(_MMAP_THRESHOLD, 2 << 20)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError, AttributeError):
-            _libc().mallopt(_MMAP_THRESHOLD, 32 << 20)  # the most that glibc goes to by itself
-
-
-def _libc() -> Any:
-    import ctypes
-
-    return ctypes.CDLL("libc.so.6")
-
-
-_MMAP_THRESHOLD = -3
-"""``M_MMAP_THRESHOLD`` of malloc.h: arrays from this size on are mapped one by one, and unmapped when freed."""
 
 
 def _memory_limit() -> int:

@@ -177,6 +177,148 @@ def test_a_network_with_a_dead_layer_is_refused_as_insensitive(tmp_path: Path) -
     assert not first["seen"] and first["covered"]
 
 
+def _faint(*, dead: bool = False, share: float = 1e-7) -> Any:
+    """Normalisations that are folded forward, and back through a concatenation; the output shows a ``share``."""
+    import keras
+
+    from cnnexport.architectures.weights import randomise
+
+    layers = keras.layers
+    image = keras.Input((12, 12, 3))
+    x = layers.BatchNormalization(name="first_norm")(image)
+    x = layers.Conv2D(4, 3, activation="relu", name="conv")(x)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = layers.Concatenate(name="beside")([layers.Conv2D(2, 3, name="left")(x), layers.Conv2D(3, 3, name="right")(x)])
+    x = layers.ReLU(name="bent")(layers.BatchNormalization(name="joined")(x))
+    x = layers.Flatten(name="flat")(layers.BatchNormalization(name="last_norm")(x))
+    faint = layers.Dense(5, activation="relu", name="faint")(x)
+    loud = layers.Dense(5, name="loud")(layers.GlobalAveragePooling2D(name="pool")(image))
+    model = keras.Model(image, layers.Add(name="sum")([loud, layers.Dense(5, name="quiet")(faint)]))
+    randomise(model, 0)
+    quiet = model.get_layer("quiet")
+    quiet.kernel.assign(quiet.kernel * share)
+    if dead:
+        model.get_layer("faint").bias.assign(np.full(5, -1e3, np.float32))
+    return model
+
+
+def test_what_is_folded_forward_is_covered_by_the_layer_that_takes_it_in(tmp_path: Path) -> None:
+    import json
+
+    from cnnexport import convert
+
+    convert(_faint(), output=tmp_path / "faint")
+    record = json.loads((tmp_path / "faint" / "parity.json").read_text())
+    told = {r["layer"]: (r["seen"], r["covered"]) for r in record["sensitivity"]["layers"]}
+    for name in ("first_norm", "norm", "left", "right", "joined", "last_norm"):
+        assert told[name] == (False, True), name
+
+
+def test_what_is_folded_into_a_dead_layer_is_not_covered(tmp_path: Path) -> None:
+    from cnnexport import convert
+    from cnnexport.errors import ParityError
+
+    with pytest.raises(ParityError, match=r"insensitive: .*'last_norm'"):
+        convert(_faint(dead=True), output=tmp_path / "dead")
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_fault_in_what_is_folded_forward_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    """The outputs show nothing of it: the layer that takes it in does."""
+    import json
+
+    from cnnexport import convert
+    from cnnexport.conversion.passes import fold_forward
+    from cnnexport.errors import ParityError
+
+    right = fold_forward._composed
+
+    def wrong(steps: Any) -> Any:
+        found = [a.copy() for a in right(steps)]
+        found[place][0] += 0.02
+        return tuple(found)
+
+    monkeypatch.setattr(fold_forward, "_composed", wrong)
+    with pytest.raises(ParityError, match="inside the network, first in layer 'conv'"):
+        convert(_faint(), output=tmp_path / "wrong")
+    record = json.loads((tmp_path / "wrong.rejected" / "parity.json").read_text())
+    assert all(c["passed"] for c in record["comparisons"]) and record["reason"] == "different"
+
+
+def test_a_fault_that_outputs_show_is_named_beside_what_is_folded_forward(tmp_path: Path) -> None:
+    """No layer is named whose tensor merely holds other numbers since a normalisation was folded out of it."""
+    import onnx
+    from onnx import numpy_helper
+
+    from cnnexport.conversion import convert_model
+    from cnnexport.conversion.write import write_model
+    from cnnexport.parity import live
+
+    model = _faint(share=1)
+    converted = convert_model(model, output_names=["y"])
+    write_model(converted.model, tmp_path)
+    answers = live.ask(model, converted.inputs)
+    facts = parity.graph_facts(converted.model, converted.inputs, converted.outputs, answers.activations)
+    assert parity.judge(answers, facts, tmp_path / "model.onnx").passed
+    named = {}
+    for layer in ("conv", "left", "right", "faint", "quiet"):
+        proto = onnx.load(tmp_path / "model.onnx")
+        kernel = next(t for t in proto.graph.initializer if t.name == f"{layer}/kernel")
+        kernel.CopyFrom(numpy_helper.from_array(1.2 * numpy_helper.to_array(kernel), kernel.name))
+        onnx.save(proto, tmp_path / "wrong.onnx")
+        verdict = parity.judge(answers, facts, tmp_path / "wrong.onnx")
+        assert not verdict.agree, layer
+        named[layer] = verdict.first_diverging
+    # Both halves have one tensor: that of the concatenation, which holds what is normalised behind it.
+    assert named == {"conv": "conv", "left": "beside", "right": "beside", "faint": "faint", "quiet": "quiet"}
+
+
+@pytest.mark.parametrize(("nodes", "other", "tensor", "reason"), [
+    ("a/Conv", None, "a/Conv", ""),
+    ("a/Conv a/Relu", None, None, "in the layer after it"),
+    ("a/MatMul a/Add", None, "a/Add", ""),
+    ("b/Conv a/Add", None, None, "in the layer after it"),  # a sum of two, which has no weights
+    ("a/Conv", "a", None, "in the layer after it"),  # what others read too takes nothing in
+    ("b/Conv a/Concat", None, "a/Concat", ""),
+    ("b/Conv b/Relu a/Concat", None, None, "in the layer after it"),
+    ("b/Conv a/Concat", "b", None, "in the layer after it"),
+])
+def test_where_a_layer_without_nodes_lies(nodes: str, other: str | None, tensor: str | None, reason: str) -> None:
+    from cnnexport.parity.layers import Call, layer_tensors
+
+    made = nodes.split()
+    calls = {"b": Call("b", "Conv2D", 1, (1, 4)), "a": Call("a", "Any", 1, (1, 4), source="b", sources=("b",)),
+             "norm": Call("norm", "BatchNormalization", 1, (1, 4), source="a", sources=("a",), weighted=True),
+             "drop": Call("drop", "Dropout", 1, (1, 4), source="norm", sources=("norm",), identity=True)}
+    calls["a"].weighted = "MatMul" in nodes
+    if other:
+        calls["other"] = Call("other", "Conv2D", 1, (1, 4), source=other, sources=(other,))
+    rows = {r.layer: r for r in layer_tensors(calls, [(n, n.rpartition("/")[2], [n]) for n in [*made, "other/Conv"]])}
+    assert (rows["norm"].tensor, rows["norm"].reason) == (tensor, reason)
+    # What changes nothing shares its place, and a half of a Concat that is scaled as a whole has none of its own.
+    assert (rows["drop"].tensor, rows["drop"].reason) == (tensor, reason)
+    if tensor == "a/Concat":
+        assert (rows["b"].tensor, rows["b"].reason) == (None, "scaled for the layer after it")
+
+
+@pytest.mark.parametrize(("passed", "reason", "alive", "covered"), [
+    (True, "", True, True), (None, "in the layer after it", True, True), (None, "called 2 times", True, False),
+    (False, "in the layer after it", True, False), (None, "in the layer after it", False, False),
+])
+def test_what_covers_a_layer(passed: bool | None, reason: str, alive: bool, covered: bool) -> None:
+    from cnnexport.parity.layers import Call, LayerComparison, LayerTensor, covered_layers
+
+    calls = {"a": Call("a", "Any", alive=True), "b": Call("b", "Any", sources=("a",), alive=alive)}
+    rows = [LayerTensor(name, "Any", name, name) for name in calls]
+    results = [LayerComparison("a", "Any", None, None, None, None, None, passed, reason),
+               LayerComparison("b", "Any", "b", None, 0, 0, 0, True)]
+    assert ("a" in covered_layers(rows, results, calls)) == covered
+    # Nothing behind it that would show a change of it.
+    assert ("a" in covered_layers(rows, results[:1], {"a": calls["a"]})) == (passed is True)
+
+
 def test_a_refusal_is_in_the_json(tmp_path: Path, cnnexport: Any) -> None:
     import json
 

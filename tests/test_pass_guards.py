@@ -22,10 +22,10 @@ RNG = np.random.default_rng(0)
 PASSES = [
     passes.FoldConstants, passes.PositivePadding, passes.SayPadding, passes.DropIdentities, passes.WholeActivations,
     passes.PlainArgMax, passes.ScalarFill, passes.StaticSlice, passes.ResizeRepeated, passes.KeepAxes,
-    passes.StaticReshape, passes.SettleTransposes, passes.GlobalPool, passes.Narrow, passes.PermuteDenseAfterFlatten,
-    passes.PermuteDenseBeforeReshape, passes.MergeCrop, passes.FoldAffine, passes.MatMulToGemm, passes.MergePadding,
-    passes.MergePoolPadding, passes.TransposesOfOnes,
-    passes.JoinScaleAndShift, passes.SayFlatten,
+    passes.StaticReshape, passes.SettleTransposes, passes.WholeNormalisations, passes.GlobalPool, passes.Narrow,
+    passes.PermuteDenseAfterFlatten, passes.PermuteDenseBeforeReshape, passes.MergeCrop, passes.RiseAboveConcat,
+    passes.FoldAffine, passes.MatMulToGemm, passes.MergePadding, passes.MergePoolPadding, passes.TransposesOfOnes,
+    passes.FoldForward, passes.JoinScaleAndShift, passes.SayFlatten,
 ]
 
 
@@ -59,8 +59,13 @@ GATED = "a = Add(x, b) c = Clip(a, z, m) h = Div(c, m) y = Mul(x, h)"
 BELL = "a = Mul(h, x) n = Neg(x) m = Mul(n, r) e = Erf(m) s = Sub(o, e) y = Mul(a, s)"
 ROUND = "(float[50,4] x) => (y) { r = Round(x) v = Floor(x) "
 PLACED = (
-    "e = Equal(r, z) l = Less(x, g) b = And(e, l) c = Cast<to=1>(b) m = Mul(c, t) n = Not(b) d = Cast<to=1>(n) "
-    "p = Mul(r, d) k = Add(m, p) i = ArgMax<axis=1,keepdims=0>(k) y = Cast<to=1>(i)")
+    "e = Equal(r, z) l = Less(x, g) b = And(e, l) k = Where(b, t, r) i = ArgMax<axis=1,keepdims=0>(k) "
+    "y = Cast<to=1>(i)")
+NORMAL = (
+    "m = ReduceMean(x, o) d = Sub(x, m) q = Mul(d, d) u = ReduceMean(q, o) e = Add(u, s) r = Sqrt(e) f = Reciprocal(r) "
+    "k = Mul(f, g) a = Mul(x, k) n = Neg(m) c = Mul(n, k) t = Add(c, b) y = Add(a, t)")
+GROUPS = IMAGE.replace("4,6,6", "2,2,6,6") + "{ " + NORMAL.replace("y =", "w =") + " "
+SIDES = "a = Conv(x, v) b = Conv(x, w) c = Concat<axis=1>(a, b) m = Mul(c, s) y = Add(m, t)"
 RISE = "(float[batch,6,6,4] x) => (y) { c = Relu(x) "
 
 GRAPHS = {
@@ -318,6 +323,17 @@ GRAPHS = {
     "a product with two": (ROW + "{ r = Relu(x) y = Mul(k, r) }", {"k": np.float32(2)}),
     "one divided": (ROW + "{ r = Exp(x) y = Div(k, r) }", {"k": np.float32(1)}),
     "a product with one between ports": (ROW + "{ y = Mul(k, x) }", {"k": np.float32(1)}),
+    **{f"a sum with nothing, {name}": (head + "{ r = Round(x) " + line + " y = Reciprocal(m) }", {"z": number})
+       for name, head, line, number in (
+        ("added", ROUND[:ROUND.index("{")], "m = Add(r, z)", np.float32(0)),
+        ("added from the left", ROUND[:ROUND.index("{")], "m = Add(z, r)", np.float32(0)),
+        ("less nothing added", ROUND[:ROUND.index("{")], "m = Add(r, z)", np.float32(-0.0)),
+        ("taken away", ROUND[:ROUND.index("{")], "m = Sub(r, z)", np.float32(0)),
+        ("less nothing taken away", ROUND[:ROUND.index("{")], "m = Sub(r, z)", np.float32(-0.0)),
+        ("taken from it", ROUND[:ROUND.index("{")], "m = Sub(z, r)", np.float32(0)),
+        ("that is something", ROUND[:ROUND.index("{")], "m = Add(r, z)", np.float32(-2)),
+        ("with more axes", ROUND[:ROUND.index("{")], "m = Sub(r, z)", np.zeros((1, 1, 1), "float32")),
+        ("of each", ROUND[:ROUND.index("{")], "m = Sub(r, z)", np.zeros(4, "float32")))},
     # Activations in pieces
     **{f"a slope {name}": (head + "{ " + line + " }", arrays) for name, head, line, arrays in (
         ("that is computed", IMAGE, SLOPED, {"s": Given(f(4, 1, 1))}),
@@ -366,6 +382,174 @@ GRAPHS = {
         ("of more axes", IMAGE, BELL, {"h": np.full((1, 1, 1, 1, 1), 0.5, "float32")}),
         ("that is read", IMAGE.replace("(y)", "(y, z)"), BELL + " z = Neg(s)", {}),
         ("whose half is read", IMAGE.replace("(y)", "(y, z)"), BELL + " z = Neg(a)", {}))},
+    # Normalisations in pieces
+    **{f"a normalisation {name}": (head + "{ " + line + " }", {
+        "o": i(1), "s": np.float32(1e-3), "g": f(4), "b": f(4), **arrays})
+       for name, head, line, arrays in (
+        ("of rows", ROW, NORMAL, {}),
+        ("by one number", ROW, NORMAL, {"g": np.float32(3), "b": np.float32(2)}),
+        ("of sequences", SEQUENCE, NORMAL, {"o": i(-1)}),
+        ("of channels", IMAGE, NORMAL, {"g": f(4, 1, 1), "b": f(4, 1, 1)}),
+        ("of images", IMAGE, NORMAL, {"o": i(3, 1, 2), "g": f(4, 1, 6), "b": f(6, 6)}),
+        ("of maps", IMAGE, NORMAL, {"o": i(2, 3), "g": f(4, 1, 1), "b": f(4, 1, 1)}),
+        ("of maps by one number", IMAGE, NORMAL, {"o": i(2, 3), "g": np.float32(3), "b": f(4, 1, 1)}),
+        ("of maps by places", IMAGE, NORMAL, {"o": i(2, 3), "g": f(6, 6), "b": f(4, 1, 1)}),
+        ("of lines", IMAGE, NORMAL, {"o": i(3), "g": f(4, 1, 1), "b": f(6)}),
+        ("of open maps", OPEN, NORMAL, {"o": i(2, 3), "g": f(4, 1, 1), "b": np.float32(2)}),
+        ("of open maps by places", OPEN, NORMAL, {"o": i(2, 3), "g": f(6, 6), "b": f(1, 6)}),
+        ("of open maps without a scale", OPEN, NORMAL.replace("k = Mul(f, g)", "h = Neg(g)").replace("k)", "f)"),
+         {"o": i(2, 3), "b": f(4, 1, 1)}),
+        ("of open channels", "(float[batch,h,w,6] x) => (y) ", NORMAL,
+         {"o": i(2, 3), "g": np.float32(3), "b": np.float32(2)}),
+        ("of open images", OPEN, NORMAL, {"o": i(1, 2, 3), "g": f(4, 1, 1), "b": f(4, 1, 1)}),
+        ("of rows by a scale for each", ROWS, NORMAL, {"g": f(3, 1)}),
+        ("of rows by a shift for each", ROWS, NORMAL, {"b": f(3, 4)}),
+        ("of more axes", ROW, NORMAL, {"b": f(1, 1, 4)}),
+        ("of what is made", ROW, "h = Relu(x) " + NORMAL.replace("(x", "(h"), {}),
+        ("that widens", "(float[1,4] x) => (y) ", NORMAL, {"b": f(3, 4)}),
+        ("of doubles", "(double[3,4] x) => (y) ", NORMAL.replace("k = Mul(f, g)", "h = Neg(g)").replace("k)", "f)"),
+         {"s": np.float64(1e-3), "b": f(4).astype("float64")}),
+        ("by a computed scale", ROW, NORMAL, {"g": Given(f(4))}),
+        ("by a computed shift", ROW, NORMAL, {"b": Given(f(4))}),
+        ("by a computed epsilon", ROW, NORMAL, {"s": Given(f(1))}),
+        ("by an epsilon for each", ROWS, NORMAL, {"s": f(3, 1)}),
+        ("over computed axes", "(float[batch,4] x, int64[1] one) => (y) ", NORMAL.replace(" o)", " one)"), {}),
+        ("over other axes", ROWS, NORMAL.replace("ReduceMean(q, o)", "ReduceMean(q, z)"), {"z": i(0)}),
+        ("over axes that go", "(float[4,4] x) => (y) ", NORMAL.replace("ReduceMean", "ReduceMean<keepdims=0>"), {}),
+        ("of another mean", ROW, NORMAL.replace("m =", "h = Relu(x) m =").replace("Mean(x", "Mean(h"), {}),
+        ("of another deviation", ROW, NORMAL.replace("Sub(x, m)", "Sub(x, b)"), {}),
+        ("of a deviation from something else", ROW, NORMAL.replace("d = Sub(x", "h = Relu(x) d = Sub(h"), {}),
+        ("of another square", ROW, NORMAL.replace("q =", "h = Sin(d) q =").replace("d, d", "d, h"), {}),
+        ("by another root", ROW, NORMAL.replace("Sqrt", "Exp"), {}),
+        ("by no reciprocal", ROW, NORMAL.replace("Reciprocal", "Sin"), {}),
+        ("by two factors", ROW, NORMAL.replace("Mul(n, k)", "Mul(n, f)"), {}),
+        ("that is not moved back", ROW, NORMAL.replace("Neg(m)", "Abs(m)"), {}),
+        ("of a largest", ROW, NORMAL.replace("m = ReduceMean", "m = ReduceMax"), {}),
+        ("by a largest", ROW, NORMAL.replace("u = ReduceMean", "u = ReduceMax"), {}),
+        ("in a product", ROW, NORMAL.replace("y = Add", "y = Mul"), {}),
+        ("without a scale", ROW, NORMAL.replace("k = Mul(f, g)", "h = Neg(g)").replace("k)", "f)"), {}),
+        ("without a shift", ROW, NORMAL.replace("t = Add(c, b)", "h = Neg(b)").replace("a, t", "a, c"), {}))},
+    **{f"a normalisation of groups {name}": (GROUPS.replace("(y)", outputs).replace(
+        *("2,2,6", "2,h,6") if "open" in name else ("k)", "f)") if "scale" in name else ("", "")) + line + " }", {
+        "o": i(2, 3, 4), "s": np.float32(1e-3), "g": f(2, 2, 1, 1), "b": f(2, 2, 1, 1), "k4": i(0, 4, 6, 6), **arrays})
+       for name, outputs, line, arrays in (
+        ("", "(y)", "y = Reshape(w, k4)", {}),
+        ("that is not put back", "(y)", "y = Relu(w)", {}),
+        ("that is read", "(y, z)", "y = Reshape(w, k4) z = Relu(w)", {}),
+        ("put elsewhere", "(y)", "y = Reshape(w, k4)", {"k4": i(0, 2, 12, 6)}),
+        ("of open size", "(y)", "y = Reshape(w, k4)", {"g": f(2, 1, 1, 1), "b": f(6, 1, 1), "k4": i(0, -1, 6, 6)}),
+        ("without a scale", "(y)", "y = Reshape(w, k4)", {}),
+        ("by places", "(y)", "y = Reshape(w, k4)", {"b": f(6, 6)}),
+        ("by places too", "(y)", "y = Reshape(w, k4)", {"g": f(2, 1, 6, 6)}),
+        ("by one of two", "(y)", "y = Reshape(w, k4)", {"g": f(2, 1, 1), "b": f(2, 1, 1, 1)}))},
+    # What is folded into the node behind it
+    **{f"forward, {name}": (head + "{ r = Relu(x) " + line + " }", {
+        "s": f(4, 1, 1), "t": f(4, 1, 1), "w": f(6, 4, 3, 3), **arrays})
+       for name, head, line, arrays in (
+        ("a scale", IMAGE, "m = Mul(r, s) y = Conv(m, w)", {}),
+        ("a number", IMAGE, "m = Mul(r, s) y = Conv(m, w)", {"s": np.float32(3)}),
+        ("a shift", IMAGE, "m = Sub(r, t) y = Conv(m, w)", {}),
+        ("a shift of one number", IMAGE, "m = Add(r, t) y = Conv(m, w)", {"t": np.float32(3)}),
+        ("a quotient", IMAGE, "m = Div(r, t) n = Sub(s, m) y = Conv(n, w)", {}),
+        ("a constant by it", IMAGE, "e = Exp(r) m = Div(t, e) y = Conv(m, w)", {}),
+        ("a scale by place", IMAGE, "m = Mul(r, s) y = Conv(m, w)", {"s": f(6, 6)}),
+        ("a scale of two", IMAGE, "m = Mul(r, s) y = Conv(m, w)", {"s": f(3, 1, 1, 1)}),
+        ("a scale that widens", IMAGE.replace("4,6", "1,6"), "m = Mul(r, s) y = Conv(m, w)", {}),
+        ("a scale that is computed", IMAGE, "m = Mul(r, s) y = Conv(m, w)", {"s": Given(f(4, 1, 1))}),
+        ("a scale that is read", IMAGE.replace("(y)", "(y, z)"), "m = Mul(r, s) y = Conv(m, w) z = Abs(m)", {}),
+        ("a square", IMAGE, "m = Mul(r, r) y = Conv(m, w)", {}),
+        ("a root", IMAGE, "m = Sqrt(r) y = Conv(m, w)", {}),
+        ("a computed kernel", IMAGE, "m = Mul(r, s) y = Conv(m, w)", {"w": Given(f(6, 4, 3, 3))}),
+        ("a computed bias", IMAGE, "m = Add(r, t) y = Conv(m, w, b)", {"b": Given(f(6))}),
+        ("a bias", IMAGE, "m = Mul(r, s) n = Add(m, t) y = Conv(n, w, b)", {"b": f(6)}),
+        ("a shift and a border", IMAGE, "m = Mul(r, s) n = Add(m, t) y = Conv<pads=[1,1,1,1]>(n, w)", {}),
+        ("one number's shift and a border", IMAGE, "m = Mul(r, s) n = Add(m, t) y = Conv<pads=[0,1,0,0]>(n, w)",
+         {"s": np.float32(2), "t": np.float32(3)}),
+        ("a border before a border", IMAGE, "m = Add(r, t) y = Conv<pads=[0,1,0,0]>(m, w)", {"t": np.float32(3)}),
+        ("a shift of channels and a border", IMAGE, "m = Mul(r, s) n = Add(m, t) y = Conv<pads=[0,1,0,0]>(n, w)",
+         {"s": np.float32(2)}),
+        ("a scale of channels and a border", IMAGE, "m = Mul(r, s) n = Add(m, t) y = Conv<pads=[0,1,0,0]>(n, w)",
+         {"t": np.float32(2)}),
+        ("a border by itself", IMAGE, 'm = Add(r, t) y = Conv<auto_pad="SAME_UPPER">(m, w)', {}),
+        ("a scale and a border by itself", IMAGE, 'm = Mul(r, s) y = Conv<auto_pad="SAME_LOWER">(m, w)', {}),
+        ("no border by itself", IMAGE, 'm = Add(r, t) y = Conv<auto_pad="SAME_UPPER">(m, w)', {"w": f(6, 4, 1, 1)}),
+        ("no border", IMAGE, 'm = Add(r, t) y = Conv<auto_pad="VALID">(m, w)', {}),
+        ("two groups", IMAGE, "m = Mul(r, s) n = Add(m, t) y = Conv<group=2>(n, w)", {"w": f(6, 2, 3, 3)}),
+        ("each channel", IMAGE, "m = Mul(r, s) n = Add(m, t) y = Conv<group=4>(n, w)", {"w": f(8, 1, 3, 3)}),
+        ("a normalisation", IMAGE, "m = BatchNormalization<epsilon=0.5>(r, a, b, c, d) y = Conv(m, w)",
+         {"a": f(4), "b": f(4), "c": f(4), "d": f(4)}),
+        ("a normalisation by itself", IMAGE, "m = BatchNormalization(r, a, b, c, d) y = Conv(m, w)",
+         {"a": f(4), "b": f(4), "c": f(4), "d": np.full(4, 1e-5, "float32")}),
+        ("a normalisation that is computed", IMAGE, "m = BatchNormalization(r, a, b, c, d) y = Conv(m, w)",
+         {"a": Given(f(4)), "b": Given(f(4)), "c": Given(f(4)), "d": Given(f(4))}),
+        *((f"a Dense {name}", head, line, {"s": f(4), "t": f(4), "w": f(4, 5), "b": f(5), **arrays})
+          for name, head, line, arrays in (
+            ("by rows", ROW, "m = Mul(r, s) n = Add(m, t) y = Gemm<transB=1>(n, w, b)", {"w": f(5, 4)}),
+            ("by columns", ROW, "m = Mul(r, s) n = Add(m, t) y = Gemm(n, w, b)", {}),
+            ("without a bias", ROW, "m = Mul(r, s) n = Add(m, t) y = Gemm(n, w)", {}),
+            ("with one bias for all", ROW, "m = Add(r, t) y = Gemm(m, w, b)", {"b": f(1)}),
+            ("with a bias for each", ROWS, "m = Add(r, t) y = Gemm(m, w, b)", {"b": f(3, 1)}),
+            ("on its side", ROWS, "m = Mul(r, s) y = Gemm<transA=1>(m, w)", {"w": f(3, 5)}),
+            ("times two", ROW, "m = Add(r, t) y = Gemm<alpha=2.0>(m, w, b)", {}),
+            ("with twice a bias", ROW, "m = Add(r, t) y = Gemm<beta=2.0>(m, w, b)", {}),
+            ("of integers", ROW.replace("float", "int32"), "m = Mul(r, s) y = MatMul(m, w)",
+             {"s": np.full(4, 3, "int32"), "w": np.full((4, 5), 2, "int32")}),
+            ("of sequences", SEQUENCE, "m = Mul(r, s) n = Add(m, t) p = MatMul(n, w) y = Add(b, p)", {}),
+            ("of sequences behind a normalisation", SEQUENCE,
+             "m = BatchNormalization(r, n, n, n, n) p = MatMul(m, w) y = Add(p, b)", {"n": f(3)}),
+            ("of sequences with one bias", SEQUENCE, "m = Add(r, t) p = MatMul(m, w) y = Add(p, b)", {"b": f(1)}),
+            ("of sequences without a bias", SEQUENCE, "m = Mul(r, s) y = MatMul(m, w)", {}),
+            ("of sequences, a shift", SEQUENCE, "m = Add(r, t) y = MatMul(m, w)", {}),
+            ("of sequences, a shift before another", SEQUENCE, "m = Add(r, t) p = MatMul(m, w) y = Mul(p, b)", {}),
+            ("of sequences with biases", SEQUENCE, "m = Add(r, t) p = MatMul(m, w) y = Add(p, b)", {"b": f(3, 5)}),
+            ("of sequences with a computed bias", SEQUENCE, "m = Add(r, t) p = MatMul(m, w) y = Add(p, b)",
+             {"b": Given(f(5))}),
+            ("of sequences with more axes", SEQUENCE, "m = Add(r, t) p = MatMul(m, w) y = Add(p, b)",
+             {"b": f(2, 1, 1, 5)}),
+            ("of sequences with a bias of more axes", SEQUENCE, "m = Add(r, t) p = MatMul(m, w) y = Add(p, b)",
+             {"b": f(1, 1, 1, 5)}),
+            ("of sequences, a scale of places", SEQUENCE, "m = Mul(r, s) y = MatMul(m, w)", {"s": f(3, 1)}),
+            ("of many kernels", SEQUENCE, "m = Mul(r, s) y = MatMul(m, w)", {"w": f(3, 4, 5)}),
+            ("of maps", IMAGE, "m = Mul(r, s) n = Add(m, t) l = Flatten(n) y = Gemm(l, w)",
+             {"s": f(4, 1, 1), "t": f(4, 1, 1), "w": f(144, 5)}),
+            ("of maps by one number", IMAGE, "m = Mul(r, s) n = Add(m, t) l = Flatten(n) y = Gemm(l, w)",
+             {"s": np.float32(2), "t": np.float32(3), "w": f(144, 5)}),
+            ("of open maps", OPEN, "m = Mul(r, s) n = Add(m, t) l = Flatten(n) y = Gemm(l, w)",
+             {"s": f(4, 1, 1), "t": f(4, 1, 1), "w": f(144, 5)}),
+            ("of open parts", "(float[batch,4,h] x) => (y) ", "m = Mul(r, s) l = Reshape(m, k) y = Gemm(l, w)",
+             {"s": f(4, 1), "k": i(-1, 4)}),
+            ("of each channel", IMAGE, "m = Mul(r, s) n = Add(m, t) l = Flatten<axis=2>(n) y = Gemm(l, w)",
+             {"s": f(4, 1, 1), "t": f(4, 1, 1), "w": f(36, 5)}),
+            ("of parts", IMAGE, "m = Mul(r, s) n = Add(m, t) l = Reshape(n, k) y = Gemm(l, w)",
+             {"s": f(4, 1, 1), "t": f(4, 1, 1), "w": f(72, 5), "k": i(-1, 72)}),
+            ("of joined images", IMAGE.replace("batch", "2"), "m = Mul(r, s) l = Reshape(m, k) y = Gemm(l, w)",
+             {"s": f(4, 1, 1), "w": f(288, 5), "k": i(1, 288)}),
+            ("of what was flat", "(float[batch] x) => (y) ", "m = Mul(r, s) l = Reshape(m, k) y = Gemm(l, w)",
+             {"s": f(1), "w": f(1, 5), "k": i(-1, 1)}),
+            ("of means", IMAGE, "m = Mul(r, s) n = Add(m, t) g = GlobalAveragePool(n) l = Flatten(g) y = Gemm(l, w)",
+             {"s": f(4, 1, 1), "t": f(4, 1, 1)}),
+            ("of means that are read", IMAGE.replace("(y)", "(y, z)"),
+             "m = Mul(r, s) g = GlobalAveragePool(m) l = Flatten(g) y = Gemm(l, w) z = Abs(g)", {"s": f(4, 1, 1)}),
+            ("of maxima", IMAGE, "m = Mul(r, s) g = GlobalMaxPool(m) l = Flatten(g) y = Gemm(l, w)",
+             {"s": -f(4, 1, 1)}))))},
+    **{f"channels side by side, {name}": (IMAGE.replace("(y)", outputs) + "{ " + line + " }", {
+        "v": f(2, 4, 3, 3), "w": f(3, 4, 3, 3), "s": f(5, 1, 1), "t": f(5, 1, 1), **arrays})
+       for name, outputs, line, arrays in (
+        ("scaled", "(y)", SIDES, {}),
+        ("by one number", "(y)", SIDES, {"s": np.float32(2), "t": f(1)}),
+        ("scaled from the left", "(y)", SIDES.replace("c, s", "s, c").replace("Mul", "Sub"), {"s": f(1, 5, 1, 1)}),
+        ("by place", "(y)", SIDES, {"s": f(4, 1)}),
+        ("and more axes", "(y)", SIDES, {"s": f(1, 1, 5, 1, 1)}),
+        ("that are read", "(y, z)", SIDES + " z = Abs(c)", {}),
+        ("one of them read", "(y, z)", SIDES + " z = Abs(a)", {}),
+        ("twice the same", "(y)", SIDES.replace("a, b", "a, a"), {"s": f(4, 1, 1), "t": f(4, 1, 1)}),
+        ("one of them bent", "(y)", SIDES.replace("b = Conv(x, w)", "d = Conv(x, w) b = Relu(d)"), {}),
+        ("one of them computed", "(y)", SIDES, {"w": Given(f(3, 4, 3, 3))}),
+        ("one of them in groups", "(y)", SIDES.replace("Conv(x, w)", "ConvTranspose<group=2,pads=[2,2,2,2]>(x, w)"),
+         {"w": f(4, 2, 3, 3), "s": f(6, 1, 1), "t": f(6, 1, 1)}),
+        ("among places", "(y)", SIDES.replace("axis=1", "axis=2").replace("(x, w)", "(x, v)"),
+         {"s": f(2, 1, 1), "t": f(2, 1, 1)}),
+        ("from behind", "(y)", SIDES.replace("axis=1", "axis=-3"), {}))},
     # The place of a maximum
     **{f"a place {name}": (ROUND.replace("(y)", outputs) + line + " }", {
         "z": np.float32(0), "g": np.float32(9), "t": np.float32(-1.1754943508222875e-38), **arrays})
@@ -375,9 +559,11 @@ GRAPHS = {
         ("by a larger number", "(y)", PLACED, {"t": np.float32(-9)}),
         ("of more axes", "(y)", PLACED, {"t": np.full((1, 1, 1), -1.1754943508222875e-38, "float32")}),
         ("by numbers for each", "(y)", PLACED, {"t": -f(4)}),
-        ("of another condition", "(y)", PLACED.replace("Not(b)", "Not(l)"), {}),
-        ("of other maps", "(y)", PLACED.replace("Mul(r, d)", "Mul(v, d)"), {}),
-        ("in a sum", "(y)", PLACED.replace("Not(b)", "And(b, b)"), {}),
+        ("by a larger number above", "(y)", PLACED, {"t": np.float32(9)}),
+        ("by a number that is computed", "(y)", PLACED, {"t": Given(np.array([-9], "float32"))}),
+        ("of another condition", "(y)", PLACED.replace("Where(b", "Where(l"), {}),
+        ("of other maps", "(y)", PLACED.replace("b, t, r", "b, t, v"), {}),
+        ("by a zero that is computed", "(y)", PLACED, {"z": Given(np.array([1], "float32"))}),
         ("whatever else is asked", "(y)", PLACED.replace("And(e, l)", "Or(e, l)"), {}),
         ("that is read", "(y, w)", PLACED + " w = Neg(k)", {}))},
     # Sequences

@@ -110,6 +110,94 @@ def test_affine_folds_into_a_transposed_convolution_but_not_a_grouped_one():
     assert apply(model, passes.FoldAffine()) == {"ConvTranspose": 1, "Mul": 1}
 
 
+FORWARD = """(float[batch,4,6,6] x) => (y) {{ r = Relu(x) {} }}"""
+KERNELS = {"w": floats(5, 4, 3, 3), "d": floats(4, 1, 3, 3), "p": floats(4, 7), "f": floats(144, 7)}
+
+
+@pytest.mark.parametrize(("lines", "arrays", "left"), [
+    ("m = Mul(r, s) n = Add(m, t) y = Conv(n, w)", {}, {"Conv": 1}),
+    ("m = Mul(r, s) n = Add(m, t) y = Conv<group=4>(n, d)", {}, {"Conv": 1}),
+    ("m = Mul(r, s) y = Conv<pads=[1,1,1,1]>(m, w)", {}, {"Conv": 1}),
+    ("m = Mul(r, h) n = Add(m, h) y = Conv<pads=[1,1,1,1]>(n, w)", {}, {"Add": 1, "Conv": 1}),
+    ("m = Mul(r, s) n = Add(m, t) y = Conv<pads=[1,1,1,1]>(n, w)", {}, {"Mul": 1, "Add": 1, "Conv": 1}),
+    ("m = BatchNormalization(r, v, v, v, v) y = Conv(m, w)", {"v": floats(4) ** 2}, {"Conv": 1}),
+    ("m = Mul(r, s) n = Add(m, t) l = Flatten(n) y = Gemm(l, f)", {}, {"Flatten": 1, "Gemm": 1}),
+    ("m = Mul(r, s) g = GlobalAveragePool(m) l = Flatten(g) y = Gemm(l, p)", {},
+     {"GlobalAveragePool": 1, "Flatten": 1, "Gemm": 1}),
+    # The last of the chain alone, where the first is too large.
+    ("n = Add(r, t) m = Mul(n, s) y = Conv(m, w)", {"t": np.full((4, 1, 1), 300, "float32")}, {"Add": 1, "Conv": 1}),
+    ("n = Add(r, t) m = Mul(n, h) y = Conv(m, w)", {"t": np.full((4, 1, 1), 300, "float32")}, {"Conv": 1}),
+])
+def test_affine_folds_forward(lines, arrays, left):
+    arrays = {**KERNELS, "s": 1 + floats(4, 1, 1) ** 2, "t": floats(4, 1, 1), "h": np.float32(0.5), **arrays}
+    assert apply(build(FORWARD.format(lines), **arrays), passes.FoldForward()) == {"Relu": 1, **left}
+
+
+@pytest.mark.parametrize("number", [0, np.nan, np.inf, -np.inf, 1e-38, 3e38])
+@pytest.mark.parametrize("lines", [
+    "m = Mul(r, s) y = Conv(m, w)", "m = Add(r, s) y = Conv(m, w)", "m = Div(r, s) y = Conv(m, w)",
+    "m = Mul(r, s) g = GlobalAveragePool(m) l = Flatten(g) y = Gemm(l, p)",
+    "m = Mul(r, o) n = Add(m, o) y = Conv<pads=[1,1,1,1]>(n, w)",
+])
+def test_numbers_that_would_be_lost_are_not_folded(lines, number):
+    s = np.array([1, 2, number, 4], "float32").reshape(4, 1, 1)
+    model = build(FORWARD.format(lines), **KERNELS, s=s, o=np.float32(number))
+    InferShapes()(model)
+    folded = passes.FoldForward()(model).modified
+    # Nothing is lost by a shift of next to nothing.
+    assert folded == (("Add(r" in lines and number in (0, 1e-38)) or ("o)" in lines and number == 0))
+
+
+def test_a_rest_that_overflows_is_left():
+    model = build(FORWARD.format("m = Mul(r, s) n = Add(m, t) y = Conv<pads=[1,1,1,1]>(n, w)"),
+                  w=np.ones((5, 4, 3, 3), "float32"), s=np.float32(1e-30), t=np.float32(1e10))
+    InferShapes()(model)
+    assert not passes.FoldForward()(model).modified
+
+
+def test_a_scale_that_a_bias_would_overflow_with_is_not_folded():
+    model = build(FORWARD.format("m = Add(r, t) y = Conv(m, w, b)"), w=np.full((1, 4, 3, 3), 1e36, "float32"),
+                  t=np.full((4, 1, 1), 99, "float32"), b=np.zeros(1, "float32"))
+    InferShapes()(model)
+    assert not passes.FoldForward()(model).modified
+
+
+def test_a_kernel_that_only_shifts_is_not_copied():
+    stored = floats(5, 4, 3, 3)
+    model = build(FORWARD.format("m = Add(r, t) y = Conv(m, w)"), w=stored, t=floats(4, 1, 1))
+    model.graph.initializers["w"].const_value = ir.Tensor(stored, name="w")
+    InferShapes()(model)
+    passes.FoldForward()(model)
+    assert model.graph[-1].op_type == "Conv" and np.shares_memory(model.graph[-1].inputs[1].const_value.numpy(), stored)
+
+
+def test_a_normalisation_that_learns_is_no_step():
+    from cnnexport.conversion.passes.affine import step
+
+    model = build(FORWARD.format("y = BatchNormalization<training_mode=1>(r, v, v, v, v)"), v=floats(4) ** 2)
+    assert step(model.graph[-1]) is None
+
+
+@pytest.mark.parametrize(("second", "rises"), [
+    ("b = Conv(x, w)", True),
+    ("d = Conv(x, w) b = Relu(d)", False),
+    ("b = Conv(x, w, r)", False),
+    ("b = ConvTranspose<group=2,pads=[2,2,2,2]>(x, g)", False),
+])
+def test_what_follows_a_concat_folds_into_the_convolutions_before_it(second, rises):
+    text = ("(float[batch,4,6,6] x, float[3] r) => (y) { a = Conv(x, v) " + second +
+            " c = Concat<axis=1>(a, b) m = Mul(c, s) y = Add(m, t) }")
+    width = 8 if "group" in second else 5
+    model = build(text, v=floats(2, 4, 3, 3), w=floats(3, 4, 3, 3), g=floats(4, 3, 3, 3), s=floats(width, 1, 1),
+                  t=floats(width, 1, 1))
+    InferShapes()(model)
+    if rises:
+        expected = {"Conv": 2, "Concat": 1}
+        assert apply(model, passes.RiseAboveConcat(), passes.FoldAffine(), passes.FoldAffine()) == expected
+    else:
+        assert not passes.RiseAboveConcat()(model).modified
+
+
 def test_constants_fold_and_inputs_do_not():
     text = """(float[batch,4] x) => (float[batch,5] y)
         { t = Transpose<perm=[1,0]>(w) s = Sqrt(v) k = Mul(t, s) r = Relu(x) y = MatMul(r, k) }"""
@@ -492,6 +580,18 @@ def test_identities_go_and_others_stay():
     assert apply(model, passes.DropIdentities()) == {"Relu": 1, "Slice": 1}
 
 
+@pytest.mark.parametrize(("line", "number", "goes"), [
+    ("y = Add(r, z)", np.float32(-0.0), True), ("y = Add(z, r)", np.float32(0), False),
+    ("y = Sub(r, z)", np.float32(0), True), ("y = Sub(r, z)", np.float32(-0.0), False),
+    ("y = Sub(z, r)", np.float32(0), False), ("y = Add(z, r)", np.int32(0), True),
+    ("y = Sub(r, z)", np.int32(1), False),
+])
+def test_a_sum_with_nothing_goes_where_no_zero_changes_its_sign(line, number, goes):
+    kind = "float" if number.dtype == "float32" else "int32"
+    model = build(f"({kind}[batch,4] x) => (y) {{ r = Neg(x) {line} }}", z=number)
+    assert passes.DropIdentities()(model).modified == goes
+
+
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
@@ -518,6 +618,43 @@ def test_scale_and_shift_of_halves_stay():
     model = build("(float16[2,4,6,6] x) => (float16[2,4,6,6] y) { m = Mul(x, s) y = Add(m, s) }", s=half)
     InferShapes()(model)
     assert not passes.JoinScaleAndShift()(model).modified
+
+
+NORMAL = """(float[batch,{0}] x) => (float[batch,{1}] y) {{ m = ReduceMean<axes=[{2}]>(x) d = Sub(x, m) q = Mul(d, d)
+    u = ReduceMean<axes=[{2}]>(q) e = Add(u, s) r = Sqrt(e) f = Reciprocal(r) k = Mul(f, g) a = Mul(x, k) n = Neg(m)
+    c = Mul(n, k) t = Add(c, b) y{3} = Add(a, t) {4} }}"""
+
+
+CENTRED = {"ReduceMean": 1, "Sub": 1}  # for ONNX Runtimes whose LayerNormalization loses the digits of a large mean
+
+
+@pytest.mark.parametrize(("opset", "sizes", "axes", "shape", "expected"), [
+    (17, "4,6,6", "1", (4, 1, 1), {**CENTRED, "Transpose": 2, "LayerNormalization": 1}),
+    (17, "4,6,6", "1,2,3", (4, 1, 1), {**CENTRED, "LayerNormalization": 1}),
+    (17, "4,6,6", "2,3", (4, 1, 1), {"InstanceNormalization": 1}),
+    (16, "4,6,6", "2,3", (4, 1, 1), {"InstanceNormalization": 1}),
+    (16, "4,6,6", "1", (4, 1, 1), None),
+])
+def test_a_normalisation_in_pieces_is_one(opset, sizes, axes, shape, expected):
+    model = build(NORMAL.format(sizes, sizes, axes, "", ""), opset, s=np.float32(1e-3), g=floats(*shape),
+                  b=floats(*shape))
+    before = Counter(node.op_type for node in model.graph)
+    assert apply(model, passes.WholeNormalisations()) == (expected or before)
+
+
+def test_a_normalisation_of_groups_is_an_instance_normalisation_and_one_scale():
+    text = NORMAL.format("2,2,6,6", "4,6,6", "2,3,4", "g", "y = Reshape(yg, k4)").replace("g)", "w)")
+    model = build(text, 17, s=np.float32(1e-3), w=floats(2, 2, 1, 1), b=floats(2, 2, 1, 1), k4=np.array([0, 4, 6, 6]))
+    expected = {"InstanceNormalization": 1, "Reshape": 1, "BatchNormalization": 1}
+    assert apply(model, passes.WholeNormalisations(), passes.JoinScaleAndShift()) == expected
+
+
+def test_a_normalisation_of_maps_of_doubles_stays():
+    # ONNX Runtime has no InstanceNormalization for them.
+    text = NORMAL.format("4,6,6", "4,6,6", "2,3", "", "").replace("float", "double")
+    model = build(text, s=np.float64(1e-3), g=np.ones((4, 1, 1)), b=np.ones((4, 1, 1)))
+    InferShapes()(model)
+    assert not passes.WholeNormalisations()(model).modified
 
 
 def test_names_follow_layers_and_keep_ports():

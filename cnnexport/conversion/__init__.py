@@ -22,6 +22,8 @@ ROLES = {
     "Gemm:1": "kernel", "Gemm:2": "bias", "MatMul:1": "kernel", "Reshape:1": "shape", "Pad:1": "pads",
     "PRelu:1": "slope", "BatchNormalization:1": "gamma", "BatchNormalization:2": "beta",
     "BatchNormalization:3": "moving_mean", "BatchNormalization:4": "moving_variance",
+    "LayerNormalization:1": "gamma", "LayerNormalization:2": "beta",
+    "InstanceNormalization:1": "gamma", "InstanceNormalization:2": "beta",
     "Add:1": "add", "Mul:1": "multiply", "Sub:1": "subtract", "Div:1": "divide",
 }
 """Names for the initializer at an operator's input."""

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from cnnexport import runtimes, supervision
+from cnnexport import memory, runtimes
 from cnnexport.conversion.ports import Port
 from cnnexport.errors import InputError
 from cnnexport.parity.comparison import Array
@@ -35,7 +35,7 @@ class Exposed:
 
     def close(self) -> None:
         """Remove the copy."""
-        supervision.give_back()
+        memory.give_back()
         self._place.unlink(missing_ok=True)
 
     def session(self, names: Sequence[str], *, optimised: bool = True) -> tuple[Session, list[str]]:
@@ -111,7 +111,7 @@ class Inside(Mapping[str, Array]):
     def __getitem__(self, name: str) -> Array:
         if self._group[name] != self._number:
             self._number, self._held = self._group[name], {}
-            supervision.give_back()
+            memory.give_back()
             names = [n for n, number in self._group.items() if number == self._number]
             session, present = self._exposed.session(names)
             self._held = self._exposed.run(session, present, self._arrays, self._ports)

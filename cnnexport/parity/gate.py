@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from cnnexport import runtimes, supervision
+from cnnexport import memory, runtimes
 from cnnexport.errors import InputError
 from cnnexport.parity.answers import KerasAnswers
 from cnnexport.parity.comparison import ILL, Array, Comparison, compare, is_softmax, log_probabilities
@@ -28,6 +28,7 @@ from cnnexport.parity.layers import (
     LayerTensor,
     Sensitivity,
     compare_layers,
+    covered_layers,
     first_diverging,
     layer_tensors,
 )
@@ -215,15 +216,11 @@ def layer_map(answers: KerasAnswers, facts: GraphFacts) -> list[LayerTensor]:
 def _weigh(
     keras: KerasAnswers, rows: Sequence[LayerTensor], layers: Sequence[LayerComparison], allowed: Tolerance
 ) -> tuple[list[Sensitivity], list[str]]:
-    """For each weighted layer whether a change is seen in the outputs or in its own; and those where in neither."""
-    compared = {row.layer for row in layers if row.passed}
-    holds = {row.layer: row.holds for row in rows}
+    """For each weighted layer whether a change shows in the outputs or in a compared tensor; and those of neither."""
+    compared = covered_layers(rows, layers, keras.calls)
     found, unseen = [], []
     for layer, effect in keras.effects.items():
-        call = keras.calls.get(layer)
-        held = keras.calls.get(holds.get(layer) or "")
-        varied = held is not None and (held.linear or held.varied)
-        covered = layer in compared and call is not None and call.alive and varied
+        covered = layer in compared
         seen = effect is not None and effect > allowed.rms_error
         found.append(Sensitivity(layer, effect, seen, covered))
         # Where nothing is known of the effect, nothing is refused for it.
@@ -249,7 +246,7 @@ def _produced(
                 raise
             results.append(None)
     del session
-    supervision.give_back()
+    memory.give_back()
     return results
 
 

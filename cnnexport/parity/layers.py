@@ -1,9 +1,9 @@
 """Which tensor of the ONNX graph holds the output of which Keras layer, and how far apart the two are.
 
 Nodes are named after their layers, so a layer's tensor is the result of its last node. A layer without
-nodes was folded into the one before it (batch normalisation, scales) or changes nothing (dropout): it shares that
-one's tensor, which then holds the output of the last of them. Padding and flattening go into the layer
-after them, which covers them.
+nodes was folded into a linear one before it (batch normalisation, scales) or changes nothing (dropout): it shares that
+one's tensor, which then holds the output of the last of them. Padding, flattening and what is folded forward go into
+the layer after them, which covers them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 
 _REGROUPING = frozenset({"Flatten", "Reshape", "Permute", "RepeatVector", "Transpose", "Moveaxis", "Swapaxes",
                           "Squeeze", "ExpandDims", "Ravel"})
+
+FOLDED = "in the layer after it"
+SCALED = "scaled for the layer after it"
+BY_NUMBERS = "matched by its numbers"
+REORDERED = "the same values in another order"
+ELSEWHERE = (FOLDED, SCALED, REORDERED)
+"""Why a layer without a tensor of its own is no fault: what reads it is right."""
+
+_LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
 
 
 @dataclass
@@ -91,7 +100,7 @@ class Sensitivity:
     """What a change of one percent of ``layer``'s weights does to the outputs.
 
     ``effect`` is in standard deviations of the outputs (root mean square), None where no gradient exists.
-    ``seen`` tells that it is above the tolerance; ``covered`` that the layer's own output is compared.
+    ``seen`` tells that it is above the tolerance; ``covered`` that a tensor it shows in is compared.
     """
 
     layer: str
@@ -109,10 +118,13 @@ def layer_tensors(
     """
     matched = matched or {}
     last: dict[str, str] = {}
+    makers: dict[str, tuple[str, str]] = {}
     for name, operator, outputs in nodes:
         layer = name.rpartition("/")[0]
         if layer and outputs and operator != "Transpose":
             last[layer] = outputs[0]
+            makers[outputs[0]] = operator, layer
+    readers = _readers(calls)
     found: dict[str, LayerTensor] = {}
     holder: dict[str, str] = {}
     for path, call in calls.items():
@@ -125,27 +137,33 @@ def layer_tensors(
         elif path in matched:
             row = replace(row, tensor=matched[path], by_numbers=True)
         elif call.kind in _REGROUPING and not call.identity:
-            row = replace(row, reason="in the layer after it")
+            row = replace(row, reason=FOLDED)
         elif path in last:
             row = replace(row, tensor=last[path])
         elif (twin := _twin(call, found, calls)) is not None:
             row = replace(row, tensor=twin.tensor)
         elif source is not None and source.by_numbers:
             # A tensor that holds the numbers of the one before does not hold this one's: they were compared.
-            row = replace(row, reason="in the layer after it")
-        elif call.identity or _folded_back(call, source, calls):
-            shared = source.tensor if source is not None else None
-            row = replace(row, tensor=shared, reason="" if shared else "at the input")
+            row = replace(row, reason=FOLDED)
+        elif call.identity and source is None:
+            row = replace(row, reason="at the input")
+        elif call.identity or (source is not None and call.shape == calls[source.layer].shape
+                               and _takes_back(source, found, calls, makers, readers)):
+            assert source is not None
+            row = replace(row, tensor=source.tensor, reason=source.reason)
+            if not call.identity and makers.get(source.tensor or "", ("", ""))[0] == "Concat":
+                for part in calls[source.layer].sources:
+                    found[part] = replace(found[part], tensor=None, reason=SCALED)
         else:
-            row = replace(row, reason="in the layer after it")
+            row = replace(row, reason=FOLDED)
         found[path] = row
         if row.tensor is not None:
             holder[row.tensor] = path
     for path, row in found.items() if matched else ():
-        readers = [found[p] for p, call in calls.items() if path in call.sources]
-        if row.tensor is None and len(readers) == 1 and readers[0].by_numbers and (
-                readers[0].kind == "BatchNormalization"):  # folded into what it reads, as our own files have it
-            found[path] = replace(row, tensor=readers[0].tensor, reason="")
+        behind = [found[reader] for reader in readers.get(path, [])]
+        if row.tensor is None and len(behind) == 1 and behind[0].by_numbers and (
+                behind[0].kind == "BatchNormalization"):  # folded into what it reads, as our own files have it
+            found[path] = replace(row, tensor=behind[0].tensor, reason="")
     return [
         row if row.tensor is None else replace(
             row, holds=holder[row.tensor], channels_first=len(calls[row.layer].shape or ()) > 2)
@@ -160,14 +178,22 @@ def _twin(call: Call, found: Mapping[str, LayerTensor], calls: Mapping[str, Call
                  and not call.weighted), None)
 
 
-def _folded_back(call: Call, source: LayerTensor | None, calls: Mapping[str, Call]) -> bool:
-    """Whether a layer without nodes lies in the one before it: a batch normalisation, or any other scale or shift.
+def _takes_back(
+    row: LayerTensor, found: Mapping[str, LayerTensor], calls: Mapping[str, Call],
+    makers: Mapping[str, tuple[str, str]], readers: Mapping[str, Sequence[str]],
+) -> bool:
+    """Whether a scale or shift behind ``row`` without nodes lies in its tensor: what makes that is linear.
 
-    Padding and cropping change the size; they go into the layer after.
+    Behind anything else (an activation, a sum, what others read too) it was folded forward.
     """
-    if call.kind == "BatchNormalization":
-        return True
-    return source is not None and source.tensor is not None and call.shape == calls[source.layer].shape
+    operator, layer = makers.get(row.tensor or "", ("", ""))
+    if len(readers.get(row.layer, [])) > 1:
+        return False
+    if operator == "Concat":
+        return all(makers.get(found[part].tensor or "", ("",))[0] in ("Conv", "ConvTranspose")
+                   and len(readers[part]) == 1 for part in calls[row.layer].sources)
+    # A Dense on more than two axes ends in its bias.
+    return operator in _LINEAR or (operator == "Add" and layer in calls and calls[layer].weighted)
 
 
 def compare_layers(
@@ -205,7 +231,7 @@ def compare_layers(
         for index, member in enumerate(sharing):
             reason = result.reason or (BY_NUMBERS if member.by_numbers else "" if member is row else f"as {row.layer}")
             done[member.layer] = replace(result, layer=member.layer, kind=member.kind, reason=reason) if (
-                index <= place) else _uncompared(member, "in the layer after it")
+                index <= place) else _uncompared(member, FOLDED)
     results = []
     for row in rows:
         shape = calls[row.layer].shape if row.layer in calls else None
@@ -229,10 +255,7 @@ def _forgiven(
 
     Of a layer with weights the tensor must at least be its output scaled; one without has nothing else to be proven.
     """
-    readers: dict[str, list[str]] = {}
-    for path, reading in calls.items():
-        for source in reading.sources:
-            readers.setdefault(source, []).append(path)
+    readers = _readers(calls)
     rows = {row.layer: row for row in results}
     right: dict[str, bool] = {}  # whether a layer was compared and is right, or else all that read it are
     for path in reversed(list(calls)):
@@ -242,9 +265,40 @@ def _forgiven(
                 and row.tensor in tensors and read
                 and (not call.weighted or _scaled(call.output, tensors[row.tensor], allowed))):
             row = rows[path] = replace(row, passed=None, max_error=None, rms_error=None, relative_error=None,
-                                       reason=SCALED if call.weighted else "in the layer after it")
+                                       reason=SCALED if call.weighted else FOLDED)
         right[path] = read if row is None or row.passed is None else row.passed
     return list(rows.values())
+
+
+def _readers(calls: Mapping[str, Call]) -> dict[str, list[str]]:
+    """The layers that read the output of each."""
+    readers: dict[str, list[str]] = {}
+    for path, reading in calls.items():
+        for source in reading.sources:
+            readers.setdefault(source, []).append(path)
+    return readers
+
+
+def covered_layers(
+    rows: Sequence[LayerTensor], results: Sequence[LayerComparison], calls: Mapping[str, Call]
+) -> set[str]:
+    """The layers whose change shows in a tensor that was compared: their own, or those of all that they are part of.
+
+    What was folded forward, scaled or reordered for what is behind it has no tensor that holds its own output.
+    """
+    holds = {row.layer: row.holds for row in rows}
+    readers = _readers(calls)
+    covered: set[str] = set()
+    for row in reversed(results):
+        call, held = calls.get(row.layer), calls.get(holds.get(row.layer) or "")
+        if row.passed:
+            shows = call is not None and call.alive and held is not None and (held.linear or held.varied)
+        else:
+            behind = readers.get(row.layer, [])
+            shows = row.passed is None and row.reason in ELSEWHERE and bool(behind) and covered >= {*behind}
+        if shows:
+            covered.add(row.layer)
+    return covered
 
 
 def _layouts(row: LayerTensor, expected: Array, actual: Array) -> list[Array]:
@@ -297,11 +351,6 @@ def _scaled(expected: Array, actual: Array, allowed: Tolerance) -> bool:
         return False
     fitted = ((b - mean) * factor + middle).astype(np.float32)
     return compare("", "layer", fitted, a.astype(np.float32), allowed=allowed).passed
-
-
-BY_NUMBERS = "matched by its numbers"
-SCALED = "scaled for the layer after it"
-REORDERED = "the same values in another order"
 
 
 def _same_values(expected: Array, actual: Array, allowed: Tolerance, others: Sequence[Array] = ()) -> bool:

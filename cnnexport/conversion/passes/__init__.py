@@ -28,11 +28,14 @@ from cnnexport.conversion.passes.dense import KeepAxes
 from cnnexport.conversion.passes.fills import ScalarFill
 from cnnexport.conversion.passes.flatten import PermuteDenseAfterFlatten
 from cnnexport.conversion.passes.fold_affine import FoldAffine
+from cnnexport.conversion.passes.fold_concat import RiseAboveConcat
 from cnnexport.conversion.passes.fold_constants import FoldConstants
+from cnnexport.conversion.passes.fold_forward import FoldForward
 from cnnexport.conversion.passes.gemm import MatMulToGemm
 from cnnexport.conversion.passes.global_pool import GlobalPool
 from cnnexport.conversion.passes.identities import DropIdentities
 from cnnexport.conversion.passes.narrow import Narrow
+from cnnexport.conversion.passes.normalisations import WholeNormalisations
 from cnnexport.conversion.passes.padding import MergePadding, SayPadding
 from cnnexport.conversion.passes.pool_padding import MergePoolPadding
 from cnnexport.conversion.passes.reshape import SayFlatten, StaticReshape
@@ -67,8 +70,8 @@ STAGES = (
     Stage(
         "settle layouts",
         (
-            SettleTransposes, GlobalPool, StaticReshape, Narrow, StaticReshape, PermuteDenseAfterFlatten,
-            PermuteDenseBeforeReshape,
+            SettleTransposes, WholeNormalisations, SettleTransposes, GlobalPool, StaticReshape, Narrow, StaticReshape,
+            PermuteDenseAfterFlatten, PermuteDenseBeforeReshape,
         ),
         before=(regrouped,),
         after=(ordered, settled),
@@ -76,8 +79,8 @@ STAGES = (
     Stage(
         "fold",
         (
-            MergeCrop, FoldAffine, MatMulToGemm, MergePadding, MergePoolPadding, TransposesOfOnes, StaticReshape,
-            JoinScaleAndShift, SayFlatten,
+            MergeCrop, RiseAboveConcat, FoldAffine, MatMulToGemm, MergePadding, MergePoolPadding, TransposesOfOnes,
+            StaticReshape, FoldForward, JoinScaleAndShift, SayFlatten,
         ),
         before=(settled,),
         after=(ordered, settled),

@@ -9,14 +9,12 @@ Never changes: a piece that something else reads, other numbers than the operato
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from cnnexport.conversion.passes.rewriting import (
     add_initializer,
-    bypass,
     constant,
     full_rank,
     given,
@@ -25,6 +23,7 @@ from cnnexport.conversion.passes.rewriting import (
     maker,
     nodes,
     read,
+    replace,
 )
 
 
@@ -54,22 +53,6 @@ def _near(number: float, wanted: float) -> bool:
     return abs(number - wanted) <= 1e-3 * wanted
 
 
-def _put(graph: ir.Graph, node: ir.Node, op: str, inputs: list[ir.Value | None],
-         attributes: dict[str, Any] | None = None) -> bool:
-    """Put ``op`` in the place of ``node``, and take out what nothing reads any more."""
-    output = insert(graph, node, op, inputs, attributes)
-    output.shape = node.outputs[0].shape
-    before = [v for v in node.inputs if v is not None]
-    bypass(graph, node, output)
-    while before:
-        made = before.pop().producer()
-        if made is not None and made.graph is graph and not made.outputs[0].uses() and (
-                not made.outputs[0].is_graph_output()):
-            before += [v for v in made.inputs if v is not None]
-            graph.remove(made, safe=True)
-    return True
-
-
 def _prelu(graph: ir.Graph, node: ir.Node, opset: int) -> bool:
     """relu(x) + s * relu(-x) is PRelu(x, -s)."""
     for place in (0, 1) if node.op_type == "Add" else ():
@@ -89,7 +72,7 @@ def _prelu(graph: ir.Graph, node: ir.Node, opset: int) -> bool:
         assert spread is not None
         # Without the batch, a slope is broadcast to any.
         array = -(spread[0] if spread.shape[:1] == (1,) and spread.ndim > 1 else spread)
-        return _put(graph, node, "PRelu", [source, add_initializer(graph, array, f"{node.name}__slope")])
+        return replace(graph, node, "PRelu", [source, add_initializer(graph, array, f"{node.name}__slope")])
     return False
 
 
@@ -111,7 +94,7 @@ def _hard_sigmoid(graph: ir.Graph, node: ir.Node, opset: int) -> bool:
     if summed[0].shape is None or summed[0].shape != node.outputs[0].shape:
         return False
     numbers = {"alpha": 1 / float(most), "beta": summed[1] / float(most)}
-    return _put(graph, node, "HardSigmoid", [summed[0]], numbers)
+    return replace(graph, node, "HardSigmoid", [summed[0]], numbers)
 
 
 def _hard_swish(graph: ir.Graph, node: ir.Node, opset: int) -> bool:
@@ -121,7 +104,7 @@ def _hard_swish(graph: ir.Graph, node: ir.Node, opset: int) -> bool:
         if gate is None or gate.inputs[0] is not node.inputs[1 - place]:
             continue
         if _near(gate.attributes.get_float("alpha", 0.2), 1 / 6) and _near(gate.attributes.get_float("beta", 0.5), 0.5):
-            return _put(graph, node, "HardSwish", [gate.inputs[0]])
+            return replace(graph, node, "HardSwish", [gate.inputs[0]])
     return False
 
 
@@ -144,7 +127,7 @@ def _gelu(graph: ir.Graph, node: ir.Node, opset: int) -> bool:
         if source.shape is None or source.dtype is None:
             continue
         if opset >= 20:
-            return _put(graph, node, "Gelu", [source])
+            return replace(graph, node, "Gelu", [source])
         kind = source.dtype.numpy()
         root = add_initializer(graph, np.array(2 ** 0.5, kind), f"{node.name}__root")
         unit = add_initializer(graph, np.array(1, kind), f"{node.name}__one")
@@ -152,7 +135,7 @@ def _gelu(graph: ir.Graph, node: ir.Node, opset: int) -> bool:
         for op, other in (("Div", root), ("Erf", None), ("Add", unit)):
             value = insert(graph, node, op, [value] if other is None else [value, other])
             value.shape = source.shape
-        return _put(graph, node, "Mul", [half.outputs[0], value])
+        return replace(graph, node, "Mul", [half.outputs[0], value])
     return False
 
 

@@ -28,29 +28,16 @@ class PlainArgMax(NodePass):
 
 
 def _before_zeros(value: ir.Value | None) -> ir.Value | None:
-    """x where ``value`` is ``c * tiny + x * not c`` and ``c`` asks that x is 0, and more."""
-    total = maker(value, "Add")
-    products = [maker(v, "Mul") for v in total.inputs] if total is not None else []
-    for tiny, kept in (products, products[::-1]) if None not in products and products else ():
-        chosen = number = source = other = None
-        for a, b in ((0, 1), (1, 0)):
-            if tiny is not None and (array := constant(tiny.inputs[b])) is not None and array.size == 1:
-                chosen, number = _asked(tiny.inputs[a]), float(array.reshape(()))
-            if kept is not None and (denied := maker(_asked(kept.inputs[b]), "Not")) is not None:
-                source, other = kept.inputs[a], denied.inputs[0]
-        both = maker(chosen, "And")
-        if both is None or other is not chosen or number is None or not -_TINY <= number <= 0:
-            continue
-        for equal in (maker(v, "Equal") for v in both.inputs):
-            if equal is not None and equal.inputs[0] is source and _zero(equal.inputs[1]):
-                return source
+    """x where ``value`` is a tiny number below zero at some of the places at which x is 0, and x at all others."""
+    choice = maker(value, "Where")
+    both = maker(choice.inputs[0], "And") if choice is not None else None
+    number = constant(choice.inputs[1]) if choice is not None else None
+    if choice is None or both is None or number is None or number.size != 1 or not -_TINY <= number.reshape(()) <= 0:
+        return None
+    for equal in (maker(v, "Equal") for v in both.inputs):
+        if equal is not None and equal.inputs[0] is choice.inputs[2] and _zero(equal.inputs[1]):
+            return choice.inputs[2]
     return None
-
-
-def _asked(value: ir.Value | None) -> ir.Value | None:
-    """What a Cast makes numbers of."""
-    cast = maker(value, "Cast")
-    return cast.inputs[0] if cast is not None else None
 
 
 def _zero(value: ir.Value | None) -> bool:

@@ -1,21 +1,23 @@
 """Remove nodes that give back what they read: an empty Pad, a Slice of everything, a Tile of one, a Mul by one.
 
-Never changes: any value; a Mul by ones of more than one element, which are weights.
+Never changes: any value, and so no sum with 0.0, which makes 0.0 of -0.0; a Mul by ones of more than one element, which
+are weights.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
-from cnnexport.conversion.passes.rewriting import BATCH, NodePass, bypass, constant, read, unit_steps
+from cnnexport.conversion.passes.rewriting import BATCH, Array, NodePass, bypass, constant, read, unit_steps
 
 
 class DropIdentities(NodePass):
-    ops = ("Cast", "Pad", "Slice", "Expand", "Tile", "Mul", "Div")
+    ops = ("Cast", "Pad", "Slice", "Expand", "Tile", "Mul", "Div", "Add", "Sub")
 
     def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
         source = read(node)
-        if node.op_type == "Mul" and constant(source) is not None:
+        if node.op_type in ("Mul", "Add") and constant(source) is not None:
             source = read(node, 1)
         if not _same(node, source):
             return False
@@ -31,13 +33,21 @@ def _same(node: ir.Node, source: ir.Value) -> bool:
     if node.op_type == "Pad":
         pads = constant(node.inputs[1])
         return pads is not None and not pads.any()
-    if node.op_type in ("Mul", "Div"):
-        one = constant(next((v for v in node.inputs if v is not source), None))
-        known = source.shape is not None and one is not None and one.ndim <= len(source.shape)
-        return one is not None and one.size == 1 and bool((one == 1).all()) and (known or not one.ndim)
+    if node.op_type in ("Mul", "Div", "Add", "Sub"):
+        number = constant(next((v for v in node.inputs if v is not source), None))
+        known = source.shape is not None and number is not None and number.ndim <= len(source.shape)
+        return number is not None and number.size == 1 and _neutral(node.op_type, number) and (known or not number.ndim)
     shape = source.shape
     if shape is None or shape != node.outputs[0].shape or not all(
             isinstance(d, int) or d.value == BATCH for d in shape):
         return False
     # Backwards is another order of the same size.
     return unit_steps(node)
+
+
+def _neutral(op: str, number: Array) -> bool:
+    """Whether every value stays what it is, -0.0 too, which 0.0 makes 0.0 where it is added."""
+    if op in ("Mul", "Div"):
+        return bool((number == 1).all())
+    whole = np.issubdtype(number.dtype, np.integer)
+    return not number.any() and (whole or bool(np.signbit(number).all()) == (op == "Add"))

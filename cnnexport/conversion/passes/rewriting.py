@@ -135,6 +135,23 @@ def insert(
     return output
 
 
+def replace(
+    graph: ir.Graph, node: ir.Node, op: str, inputs: list[ir.Value | None], attributes: dict[str, Any] | None = None
+) -> bool:
+    """Put ``op`` in the place of ``node``, and take out what nothing reads any more."""
+    output = insert(graph, node, op, inputs, attributes)
+    output.shape = node.outputs[0].shape
+    before = [v for v in node.inputs if v is not None]
+    bypass(graph, node, output)
+    while before:
+        made = before.pop().producer()
+        if made is not None and made.graph is graph and not made.outputs[0].uses() and (
+                not made.outputs[0].is_graph_output()):
+            before += [v for v in made.inputs if v is not None]
+            graph.remove(made, safe=True)
+    return True
+
+
 def known_shape(value: ir.Value | None) -> list[int | None] | None:
     """The shape of ``value``, None for a dimension that is not fixed; None when its rank is unknown."""
     assert value is not None

@@ -13,49 +13,40 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from cnnexport.conversion.passes.rewriting import (
-    Array,
-    NodePass,
-    add_initializer,
-    bypass,
-    constant,
-    full_rank,
-    insert,
-    read,
-    read_alone,
-)
+from cnnexport.conversion.passes.affine import channels, step
+from cnnexport.conversion.passes.rewriting import NodePass, add_initializer, bypass, insert, read_alone
 
 _OPERATORS = ("Add", "Sub", "Mul", "Div")
 
 
 class JoinScaleAndShift(NodePass):
-    ops = tuple(_OPERATORS)
+    ops = _OPERATORS
 
     def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
         return _join(graph, node)
 
 
 def _join(graph: ir.Graph, first: ir.Node) -> bool:
-    step = _step(first)
-    if step is None:
+    found = step(first)
+    if found is None:
         return False
-    source, channels = step[0], _channels(first)
-    scale, shift = np.ones(channels), np.zeros(channels)
+    source, size = found.source, channels(first.outputs[0])
+    scale, shift = np.ones(size), np.zeros(size)
     node, chain = first, [first]
     while True:
-        scale, shift = scale * step[1], shift * step[1] + step[2]
+        scale, shift = scale * found.scale, shift * found.scale + found.shift
         after = read_alone(node.outputs[0], *_OPERATORS)
-        following = None if after is None else _step(after)
-        if after is None or following is None or following[0] is not node.outputs[0]:
+        following = None if after is None else step(after)
+        if after is None or following is None or following.source is not node.outputs[0]:
             break
-        node, step = after, following
+        node, found = after, following
         chain.append(node)
     if len(chain) < 2 or (np.ptp(scale) == 0 and np.ptp(shift) == 0):
         return False
     if source.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
         return False
     kind = source.dtype.numpy()
-    arrays = [scale, shift, np.zeros(channels), np.ones(channels)]
+    arrays = [scale, shift, np.zeros(size), np.ones(size)]
     inputs = [add_initializer(graph, a.astype(kind), f"{first.name}__{i}") for i, a in enumerate(arrays)]
     output = insert(graph, node, "BatchNormalization", [source, *inputs], {"epsilon": 0.0})
     output.shape = node.outputs[0].shape
@@ -66,31 +57,3 @@ def _join(graph: ir.Graph, first: ir.Node) -> bool:
     for left in reversed(chain[:-1]):
         graph.remove(left, safe=True)
     return True
-
-
-def _channels(node: ir.Node) -> int:
-    shape = node.outputs[0].shape
-    size = shape[1] if shape is not None and len(shape) > 1 else None
-    return size if isinstance(size, int) else 0
-
-
-def _step(node: ir.Node) -> tuple[ir.Value, Array, Array] | None:
-    """(x, s, t) where ``node`` computes x * s + t with one s and t a channel, or one for all."""
-    known = [constant(v) for v in node.inputs]
-    place = 0 if known[1] is not None else 1
-    source, array, shape = read(node, place), known[1 - place], node.outputs[0].shape
-    if array is None or source.shape != shape or not _channels(node):
-        return None
-    spread = full_rank(array, len(shape or ()))
-    assert spread is not None
-    if any(d != 1 for i, d in enumerate(spread.shape) if i != 1):
-        return None
-    values = spread.reshape(-1).astype(np.float64)
-    one, zero = np.ones(1), np.zeros(1)
-    if node.op_type == "Add":
-        return source, one, values
-    if node.op_type == "Mul":
-        return source, values, zero
-    if node.op_type == "Sub":
-        return (source, one, -values) if place == 0 else (source, -one, values)
-    return (source, 1 / values, zero) if place == 0 else None
