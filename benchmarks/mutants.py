@@ -457,6 +457,10 @@ SUBJECTS: dict[str, dict[str, Any]] = {
     "resnet18": {"input_shape": (64, 64, 3), "classes": 10},
     "resnet50": {"input_shape": (64, 64, 3), "classes": 10},
     "vgg16-transfer": {"input_shape": (64, 64, 3)},
+    "EfficientNetB0": {"input_shape": (64, 64, 3)},
+    "MobileNetV3Small": {"input_shape": (64, 64, 3)},
+    "DenseNet121": {"input_shape": (64, 64, 3)},
+    "NASNetMobile": {"input_shape": (64, 64, 3)},
 }
 """What is mutated, at sizes that keep all kinds of fault visible and a mutant under a second."""
 
@@ -475,7 +479,10 @@ class Subject:
 
 def subject(name: str, folder: Any, *, seed: int = 0) -> Subject:
     """Build, convert and ask Keras, as the pipeline does."""
+    import keras
+
     from cnnexport import architectures
+    from cnnexport.architectures import weights
     from cnnexport.conversion import convert_model
     from cnnexport.conversion.write import skeleton, write_model
     from cnnexport.keras_files import heads
@@ -484,6 +491,9 @@ def subject(name: str, folder: Any, *, seed: int = 0) -> Subject:
 
     if name == "own":
         model, span = own_network(), (0.0, 255.0)
+    elif hasattr(keras.applications, name):
+        model, span = getattr(keras.applications, name)(weights=None, classes=10, **SUBJECTS[name]), (-1.0, 1.0)
+        weights.randomise(model, seed)
     else:
         spec = architectures.get(name)
         model = architectures.build(name, seed=seed, **SUBJECTS.get(name, {}))

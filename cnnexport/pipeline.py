@@ -232,7 +232,7 @@ def _prove(
         except NewerModelError as error:
             raise InputError(f"the ONNX Runtime installed here does not load opset {written.opset} yet, so the model "
                              "cannot be proven; use a lower --opset") from error
-        if parity.left_open(verdict, answers):
+        if parity.left_open(verdict, answers, written.graph):
             from cnnexport.parity.streaming import stream_the_rest
 
             model, ending = made()

@@ -186,7 +186,7 @@ def verify_against(
         progress("compare")
         tell = truth.teller(model, ending.kept, answers, dropped=ending.dropped)
         verdict = parity.judge(answers, facts, file, criterion, scratch=scratch, tell=tell)
-        if not layers and about is not None and parity.left_open(verdict, answers):
+        if not layers and about is not None and parity.left_open(verdict, answers, facts):
             verdict = stream_the_rest(
                 verdict, model, ending.kept, answers, facts, file, criterion, scratch=scratch, tell=tell)
         rows = tuple(verdict.layers)

@@ -186,16 +186,24 @@ def weighed(
     return replace(found, reason=criterion.refuses(found))
 
 
-def left_open(found: Verdict, answers: KerasAnswers) -> list[str]:
+def left_open(found: Verdict, answers: KerasAnswers, facts: GraphFacts) -> list[str]:
     """Layers that memory did not hold the outputs of at first, and that settle what the ``found`` verdict is about.
 
     Which layer first differs where outputs do, and whether a weight that no output shows is right.
     """
+    settling: dict[str, None] = {}
     if found.reason == "different" and found.first_diverging is None:
-        return [layer for layer, call in answers.calls.items() if call.output is None]
-    if found.reason == "insensitive":
-        return [layer for layer in found.insensitive if answers.calls[layer].output is None]
-    return []
+        settling = dict.fromkeys(answers.calls)
+    elif found.reason == "insensitive":
+        # What has no tensor of its own shows in those of what reads it.
+        homeless = {row.layer for row in layer_map(answers, facts) if row.tensor is None}
+        left = list(found.insensitive)
+        while left:
+            if (layer := left.pop()) not in settling:
+                settling[layer] = None
+                if layer in homeless:
+                    left += [path for path, call in answers.calls.items() if layer in call.sources]
+    return [layer for layer in settling if answers.calls[layer].output is None]
 
 
 def held_bytes(rows: Sequence[LayerTensor], calls: Mapping[str, Call]) -> dict[str, int]:

@@ -66,5 +66,5 @@ def stream_the_rest(
     """``found`` with the layers compared that ``left_open`` names."""
     more = {row.layer: row for row in stream_layers(
         model, heads, keras, facts, path, criterion, agree=found.agree, scratch=scratch,
-        only=left_open(found, keras), tell=tell)}
+        only=left_open(found, keras, facts), tell=tell)}
     return weighed(keras, facts, criterion, found, [more.get(row.layer, row) for row in found.layers])
