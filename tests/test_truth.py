@@ -202,6 +202,11 @@ def excited(x: Any, layers: Any) -> Any:
     return layers.Conv2D(2, 1)(layers.Multiply()([y, gate]))
 
 
+def halved(x: Any, layers: Any) -> Any:
+    """The last step of this activation, a half, goes into the next convolution; what is before it joins two tensors."""
+    return layers.Conv2D(4, 1)(layers.Conv2D(8, 3, activation="squareplus")(x))
+
+
 def scaled(x: Any, layers: Any) -> Any:
     import keras
 
@@ -213,7 +218,7 @@ def scaled(x: Any, layers: Any) -> Any:
     return layers.ReLU()(Joined()([y, layers.Conv2D(4, 1)(y)]))
 
 
-@pytest.mark.parametrize("build", [twins, pooled_twins, square_argmax, symmetric, excited, scaled])
+@pytest.mark.parametrize("build", [twins, pooled_twins, square_argmax, symmetric, excited, halved, scaled])
 @pytest.mark.parametrize("batch", [None, 1])
 def test_no_layer_is_refused_for_where_its_tensor_lies(build: Callable[..., Any], batch: int | None, tmp_path: Path
                                                        ) -> None:

@@ -73,8 +73,13 @@ class FoldForward(NodePass):
 
 
 def _rename(node: ir.Node, value: ir.Value) -> None:
-    """Name what is left between after the layer that took the rest in: none of it makes its own layer's output."""
+    """Name what is left between after the layer that took the rest in: none of it makes its own layer's output.
+
+    What joins two tensors does: its layer's output, but for the scale that went on.
+    """
     while (before := made_alone(value, *AFFINE, *_BETWEEN)) is not None:
+        if before.op_type in AFFINE and all(constant(v) is None for v in before.inputs[:2]):
+            return
         before.name = f"{before.name}/{node.name}"  # the last of the layers in a name counts
         value = read(before) if constant(before.inputs[0]) is None else read(before, 1)
 
