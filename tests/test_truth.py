@@ -267,3 +267,16 @@ def test_the_message_names_the_bound_that_failed(tmp_path: Path, monkeypatch: py
     said = r"off by \S+ standard deviations.*, \S+ allowed, Keras itself \S+ from the truth"
     with pytest.raises(ParityError, match=said):
         convert(keras.Model(image, keras.layers.Conv2D(4, 3)(image)), output=tmp_path / "b")
+
+
+def test_the_largest_error_of_a_layer_may_be_further_off_than_an_outputs() -> None:
+    """Of millions of values one is: its root mean square tells more, and keeps its bound."""
+    rng = np.random.default_rng(0)
+    exact = rng.normal(0, 1, (1, 100_000))
+    other = (exact + rng.normal(0, 1e-4, exact.shape)).astype(np.float32)
+    ours = other.copy()
+    ours[0, 7] += np.float32(4e-3)
+    layer, output = (parity.compare("y", level, exact, ours, others=(other,)) for level in ("layer", "output"))
+    assert layer.passed and not output.passed and output.failed == "maximum"
+    ours += np.float32(1e-3)
+    assert not parity.compare("y", "layer", exact, ours, others=(other,)).passed
