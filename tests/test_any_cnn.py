@@ -180,6 +180,15 @@ def test_a_subclassed_model_names_its_outputs_by_what_makes_them(end: str, names
         assert np.allclose(actual, wanted, atol=1e-5)
 
 
+def test_a_subclassed_model_is_converted_at_the_size_that_is_asked_for() -> None:
+    """It remembers what it was first called on, and takes what it runs on; its channels lie in its weights."""
+    model = Own("relu")
+    model(np.ones((1, 8, 8, 3), "float32"))
+    assert convert_model(model, output_names=(), input_shape=(9, 7, 3)).inputs[0].shape == (None, 9, 7, 3)
+    with pytest.raises(UsageError, match="which takes 8x8x3"):
+        convert_model(model, output_names=(), input_shape=(9, 7, 4))
+
+
 @pytest.mark.parametrize("layer", [L.LSTM, L.GRU, L.SimpleRNN])
 def test_the_activation_inside_a_recurrent_layer_is_no_head(layer: Any) -> None:
     model = keras.Sequential([keras.Input((4, 6)), layer(3)])

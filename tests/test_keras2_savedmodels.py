@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import textwrap
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 from cnnexport import convert, keras_files
 from cnnexport.conversion import convert_model
 from cnnexport.conversion.write import write_model
+from tests.published import fetched
 from tests.savedmodels import legacy_optimizer
 
 
@@ -103,12 +103,7 @@ def test_models_of_keras_2(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.network
 def test_a_published_model_with_a_legacy_optimizer(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(tmp_path), "basic-pitch==0.4.0"]
-    if (done := subprocess.run(command, capture_output=True, text=True, timeout=300)).returncode != 0:
-        pytest.skip(f"basic-pitch is not to be had: {done.stderr.strip().splitlines()[-1]}")
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        wheel.extractall(tmp_path)
-    folder = tmp_path / "basic_pitch" / "saved_models" / "icassp_2022"
+    folder = fetched("basic-pitch==0.4.0", tmp_path) / "basic_pitch" / "saved_models" / "icassp_2022"
     x = np.random.default_rng(0).uniform(-1, 1, (1, 43844, 1)).astype("float32")
     theirs = answers(folder / "nmp.onnx", x)  # under names that only count
     for mine in keras_files.load_model(folder / "nmp")(x):

@@ -18,7 +18,8 @@ def input_ports(
 ) -> tuple[Port, ...]:
     """The ports that ``model``'s inputs become; a single one is called ``input``.
 
-    ``input_shape`` (without batch) fixes the sizes that a model's only input leaves open.
+    ``input_shape`` (without batch) fixes the sizes that a model's only input leaves open, or takes the place of those
+    that a subclassed model was first called on.
 
     Raises:
         InputError: the model does not know its input shapes.
@@ -29,7 +30,9 @@ def input_ports(
     known = _inputs(model)
     if input_shape is not None:
         own = known[0][1]
-        fits = len(own) == len(input_shape) and all(a in (None, b) for a, b in zip(own, input_shape))
+        # What a subclassed model was first called on is no limit: it takes what it runs on.
+        fixed_sizes = own if getattr(model, "inputs", None) else (*(None for _ in own[:-1]), *own[-1:])
+        fits = len(own) == len(input_shape) and all(a in (None, b) for a, b in zip(fixed_sizes, input_shape))
         if len(known) > 1 or not fits:
             expected = " and ".join("x".join("?" if d is None else str(d) for d in k[1]) for k in known)
             given = "x".join("?" if d is None else str(d) for d in input_shape)

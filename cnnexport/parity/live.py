@@ -26,7 +26,7 @@ from cnnexport.parity.precision import Precision, lowest
 LAYER_BYTES = 192 << 20
 """Layer outputs kept for one comparison; what is above is asked for again where the outputs leave a question."""
 
-ROW_BYTES = 128 << 20
+ROW_BYTES = 64 << 20
 """The largest output of a layer for one batch: of a network of large images fewer rows are run at once."""
 
 
