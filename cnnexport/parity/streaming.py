@@ -14,7 +14,7 @@ from cnnexport.parity.graph import GraphFacts
 from cnnexport.parity.layers import LayerComparison, compare_layers
 from cnnexport.parity.witness import Teller
 
-STREAM_BYTES = 128 << 20
+STREAM_BYTES = 64 << 20
 """Layer outputs of each side held at a time."""
 
 

@@ -22,7 +22,7 @@ from cnnexport.parity.witness import FLOAT64, ROUNDING, Teller, Truth, Witness
 
 _TURNS = 3
 """Times that rounding is imitated: one draw may be lucky."""
-LAYER_BYTES = 64 << 20
+LAYER_BYTES = 32 << 20
 """Layer outputs asked for at a time: each is held in float64 and in as many float32 as there are turns, and two."""
 
 
