@@ -18,6 +18,7 @@ import pytest
 import tensorflow as tf
 from msgspec import UNSET
 
+from cnnexport import convert
 from cnnexport.bundle import manifest
 from cnnexport.conversion import convert_model
 from cnnexport.conversion.write import write_model
@@ -188,6 +189,13 @@ def test_a_subclassed_model_is_converted_at_the_size_that_is_asked_for() -> None
     assert convert_model(model, output_names=(), input_shape=(9, 7, 3)).inputs[0].shape == (None, 9, 7, 3)
     with pytest.raises(UsageError, match="which takes 8x8x3"):
         convert_model(model, output_names=(), input_shape=(9, 7, 4))
+
+
+def test_a_graph_that_answers_otherwise_than_keras_is_not_asked(tmp_path: Any) -> None:
+    """Over an open time axis Keras' TimeDistributed counts the batch in a graph: right files were refused."""
+    steps = keras.Input((None, 6))
+    model = keras.Model(steps, L.TimeDistributed(L.Dense(4))(L.LSTM(5, return_sequences=True)(steps)))
+    assert convert(model, output=tmp_path / "b").proof.passed
 
 
 @pytest.mark.parametrize("layer", [L.LSTM, L.GRU, L.SimpleRNN])

@@ -383,7 +383,8 @@ def test_a_graph_answers_bit_for_bit_what_keras_does(trained_cnn: Any) -> None:
         found = heads.heads(model)
         before = tf.config.optimizer.get_experimental_options()
         ports = [Port("x", (None, *shape), "float32")]
-        ask = live.traced(model, found, [np.zeros((1, *shape), np.float32)], ports, fixed=False)
+        like = [np.zeros((1, *shape), np.float32)]
+        ask = live.traced(model, found, live.run(model, found, like).outputs, like, ports, fixed=False)
         assert graphs == ("graph" in ask.__code__.co_freevars)
         for batch in (1, 2, 5):
             x = np.random.default_rng(batch).uniform(0, 255, (batch, *shape)).astype(np.float32)
