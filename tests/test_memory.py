@@ -101,6 +101,19 @@ def test_the_truth_of_many_layers_comes_in_groups(monkeypatch: pytest.MonkeyPatc
         assert np.array_equal(whole.layers[name].truth, parts.layers[name].truth)
 
 
+def test_the_truth_of_a_batch_is_that_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network()
+    answers = live.ask(model, ports(model), seed=0)
+    assert answers.answers[1].case.batch == 2
+    whole = truth.teller(model, heads.heads(model), answers)([1], [])
+    monkeypatch.setattr(live, "ROW_BYTES", 1)
+    rows = truth.teller(model, heads.heads(model), answers)([1], [])
+    for one, other in zip([*whole.outputs[1], *whole.logits[1]], [*rows.outputs[1], *rows.logits[1]]):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            np.testing.assert_allclose(one.truth, other.truth, rtol=1e-12)
+
+
 def ports(model: Any) -> Any:
     from cnnexport.conversion.inputs import input_ports
 

@@ -8,6 +8,7 @@ float32 may lose. It is asked only of what the bounds did not let pass, because 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -35,6 +36,7 @@ def teller(model: Any, heads: Sequence[Any], answers: KerasAnswers, *, dropped: 
     """
     from cnnexport.keras_files import heads as endings
 
+    most = _most(answers)
     exact_once = functools.cache(lambda: _in_float64(model))
 
     def tell(cases: Sequence[int], layers: Sequence[str], calls: Mapping[str, Call] | None = None) -> Truth:
@@ -52,7 +54,7 @@ def teller(model: Any, heads: Sequence[Any], answers: KerasAnswers, *, dropped: 
             found = endings.heads(exact)
             kept = [h if k is not None else None for h, k in zip(found, heads, strict=True)]
             with endings.without(found) if dropped else nullcontext():
-                runs = {i: _run(exact, kept, _widened(answers.answers[i]), wanted if i == 0 else frozenset())
+                runs = {i: _run(exact, kept, _widened(answers.answers[i]), wanted if i == 0 else frozenset(), most)
                         for i in numbers}
             return _sharper(rounded, runs)
         except Exception:  # whatever a model's own code raises in another type than it was written for
@@ -99,10 +101,30 @@ class _Later(Mapping[str, Witness]):
         return len(self._groups)
 
 
-def _run(model: Any, heads: Sequence[Any], inputs: Sequence[Array], wanted: frozenset[str]) -> Any:
+def _run(model: Any, heads: Sequence[Any], inputs: Sequence[Array], wanted: frozenset[str], most: int) -> Any:
+    """``live.run``, with no more than ``most`` rows at once where the model takes any number of them."""
     from cnnexport.parity import live
 
-    return live.run(model, heads, inputs, layers=bool(wanted), wanted=wanted.__contains__)
+    rows = len(inputs[0])
+    if wanted or rows <= most or any(x.shape[0] is not None for x in getattr(model, "inputs", None) or []):
+        return live.run(model, heads, inputs, layers=bool(wanted), wanted=wanted.__contains__)
+    parts = [live.run(model, heads, [a[i:i + most] for a in inputs]) for i in range(0, rows, most)]
+
+    def joined(arrays: Sequence[Any]) -> Any:
+        return None if arrays[0] is None else np.concatenate(arrays)
+
+    made = live.LiveRun([joined(p) for p in zip(*(part.outputs for part in parts))],
+                        [joined(p) for p in zip(*(part.logits for part in parts))])
+    whole = all(len(y) == rows for y in made.outputs)
+    return made if whole else live.run(model, heads, inputs)  # an output that is none of each row
+
+
+def _most(answers: KerasAnswers) -> int:
+    """The rows at once whose largest layer output stays within ROW_BYTES in float64."""
+    from cnnexport.parity.live import ROW_BYTES
+
+    widest = max((8 * math.prod(c.shape[1:]) for c in answers.calls.values() if c.shape), default=1)
+    return max(ROW_BYTES // max(widest, 1), 1)
 
 
 def _widened(answer: CaseAnswer) -> list[Array]:
@@ -156,13 +178,13 @@ def _by_rounding(
     model: Any, heads: Sequence[Any], answers: KerasAnswers, numbers: Sequence[int], wanted: frozenset[str]
 ) -> Truth:
     """Keras' answers beside those with weights and inputs moved at random by up to half a unit in the last place."""
-    rng = np.random.default_rng(0)
+    rng, most = np.random.default_rng(0), _most(answers)
     runs: dict[int, list[Any]] = {i: [] for i in numbers}
     for _ in range(_TURNS):
         with _moved(model, rng):
             for i in numbers:
                 inputs = [_nudged(a, rng) for a in answers.answers[i].case.inputs]
-                runs[i].append(_run(model, heads, inputs, wanted if i == 0 else frozenset()))
+                runs[i].append(_run(model, heads, inputs, wanted if i == 0 else frozenset(), most))
     return Truth(
         ROUNDING,
         {i: [Witness(y, y, tuple(r.outputs[k] for r in runs[i])) for k, y in enumerate(answers.answers[i].outputs)]
