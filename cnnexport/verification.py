@@ -12,18 +12,24 @@ from typing import TYPE_CHECKING, Any
 from cnnexport import files, supervision
 from cnnexport import runtimes as registry
 from cnnexport.bundle import Bundle
+from cnnexport.bundle.opening import parted
 from cnnexport.bundle.vectors import FOLDER
-from cnnexport.errors import BundleError, CnnexportError, InputError, ProviderError, UsageError
+from cnnexport.errors import BundleError, CnnexportError, InputError, ParityError, ProviderError, UsageError
 from cnnexport.runtimes import Runtime, Session, profile
 from cnnexport.text import all_in_line
 
 if TYPE_CHECKING:
+    from cnnexport.bundle.records import VariantVerdict
     from cnnexport.onnx_file.inputs import Input, Shapes
 
 MAX_TIME = 60.0
 """Seconds that a runtime may take, unless asked otherwise: a loop in a hostile file never ends."""
 _MOST_ELEMENTS = 1 << 31
 """Elements of the largest tensor that a graph may make; beyond it memory would be at the file's mercy."""
+
+
+_ROUNDED_OTHERWISE, _FLOOR = 2.0, 1e-3
+"""What a variant may be further off Keras in another runtime or processor than where it was judged; and at least."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,7 @@ def _examine(
     from cnnexport.parity.stored import compare_with_stored, stored_bounds
 
     places = registry.chosen(runtimes, providers)
-    if not files.is_folder(path):
+    if not files.is_folder(parted(path)[0]):
         warnings.extend(_verify_file(path, step, places, max_time, shapes))
         return False
     if shapes:
@@ -145,19 +151,40 @@ def _examine(
     warnings.extend(f"{path} holds {name}, which is no part of the bundle" for name in found.strangers)
     file = found.file
     step("ONNX checker", lambda: check_model(file))
-    inputs, outputs = _vectors(found)
+    inputs, outputs = stored_vectors(found)
+    if found.model.io:
+        inputs = {n: a.astype(found.model.io) if a.dtype.kind == "f" else a for n, a in inputs.items()}
     allowed = stored_bounds(found.proof)
     for runtime, provider in places:
         name = _name(runtime, provider)
 
         def vectors(runtime: Runtime = runtime, provider: str = provider, name: str = name) -> str:
             produced, proof = _run(file, runtime, provider, inputs, list(outputs), max_time)
+            if found.verdict is not None:
+                return _as_measured(found.verdict, outputs, produced, name, path) + proof
             worst = compare_with_stored(outputs, produced, allowed, name, f" of {path}")
             return (f"equals Keras' stored outputs to {worst:.1e} standard deviations ({allowed.max_error:.0e} "
                     f"allowed){proof}")
 
         step(name, vectors)
     return True
+
+
+def _as_measured(
+    verdict: VariantVerdict, outputs: Mapping[str, Any], produced: Sequence[Any], who: str, path: Path
+) -> str:
+    """That a variant is as far from Keras' stored outputs as it was when it was judged: its processor rounds otherwise.
+
+    Raises ParityError where it is further off.
+    """
+    from cnnexport.parity.stored import distance, scores
+
+    rms = distance(scores(next(iter(outputs.values()))), scores(produced[0]))[0]
+    allowed = _ROUNDED_OTHERWISE * verdict.stored_rms + _FLOOR
+    if not rms <= allowed:
+        raise ParityError(f"{who} is {rms:.2g} standard deviations off Keras' stored outputs with {path}, and "
+                          f"{verdict.stored_rms:.2g} were measured when it was judged; quantize the bundle again here")
+    return f"{rms:.1e} standard deviations off Keras' stored outputs, {verdict.stored_rms:.1e} when it was judged"
 
 
 def _name(runtime: Runtime, provider: str) -> str:
@@ -242,7 +269,7 @@ def _largest_tensor(slim: Any, shapes: Shapes) -> int:
     return max((math.prod(abs(d.dim_value) or 1 for d in v.type.tensor_type.shape.dim) for v in values), default=0)
 
 
-def _vectors(found: Bundle) -> tuple[dict[str, Any], dict[str, Any]]:
+def stored_vectors(found: Bundle) -> tuple[dict[str, Any], dict[str, Any]]:
     """The stored inputs and outputs by name. Raises BundleError where they are not those of the manifest."""
     import onnx
     from onnx import numpy_helper

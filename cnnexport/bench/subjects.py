@@ -114,13 +114,15 @@ def subject(target: str, shapes: Mapping[str, tuple[int, ...]] | None = None) ->
     del size
     stem = path.stem if path.stem != "model" else path.absolute().parent.name
     name = (found.about.name if found else "") or stem or path.stem
+    if found is not None and found.verdict is not None:  # its bounds are not those of the gate: the row says unverified
+        name = f"{name}#{found.variant}"
     return Subject(
         name=name, path=str(target), file=str(file.absolute()), sha256=digest,
         external={e.location: e.sha256 for e in external}, inputs=inputs, fixed_batch=fixed, dynamic_batch=dynamic,
-        parity=None if found is None else _record(found.parity),
+        parity=None if found is None or found.verdict else _record(found.parity),
         untrained=None if found is None else found.about.untrained,
         weight_bytes=weights, skeleton=slim.SerializeToString(),
-        stored=None if found is None else stored_bounds(found.proof))
+        stored=None if found is None or found.verdict else stored_bounds(found.proof))
 
 
 def _record(parity: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from cnnexport.bundle.records import Parity
 from cnnexport.errors import ParityError
 from cnnexport.parity.comparison import ILL, Array, Comparison, compare, is_softmax, log_probabilities
@@ -43,6 +45,19 @@ def compare_with_stored(
             raise ParityError(f"{who} disagrees with Keras' stored '{name}'{whose} ({failed.level}): {_off(failed)}")
         worst = max(worst, results[0].max_error)
     return worst
+
+
+def scores(output: Array) -> Array:
+    """The scores behind an output, whose rows may be probabilities; what is not finite is far off instead."""
+    values = np.nan_to_num(np.asarray(output, np.float32), nan=1e30, posinf=1e30, neginf=-1e30)
+    return log_probabilities(values) if is_softmax(values) else values
+
+
+def distance(first: Array, second: Array) -> tuple[float, float]:
+    """How far ``second`` scores are from the ``first``, in their standard deviations: root mean square, and largest."""
+    spread = float(np.std(first, dtype=np.float64)) or 1.0
+    error = np.abs(first.astype(np.float64) - second)
+    return float(np.sqrt(np.square(error).mean())) / spread, float(error.max(initial=0.0)) / spread
 
 
 def _off(failed: Comparison) -> str:
