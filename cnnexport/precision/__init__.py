@@ -25,6 +25,7 @@ from msgspec import UNSET
 from cnnexport import bundle, runtimes
 from cnnexport.bundle import Bundle, variants
 from cnnexport.bundle.manifest import versions
+from cnnexport.bundle.opening import parted
 from cnnexport.bundle.records import Fidelity, ModelFacts, PairedAccuracy, VariantVerdict
 from cnnexport.classifier import Classifier
 from cnnexport.data import load
@@ -37,7 +38,7 @@ from cnnexport.precision.calibration import (
     FEWEST_IMAGES,
     Calibration,
     batch_size,
-    calibration,
+    choose,
     synthetic,
 )
 from cnnexport.precision.verdict import ALLOWED_RMS, Purpose, judge
@@ -94,6 +95,9 @@ def quantize(
         raise UsageError(f"{images} calibration images: give {FEWEST_IMAGES} to 100,000")
     if precision != "int8" and calibration is not None:
         raise UsageError(f"--calibration is for int8; {precision} has no ranges to measure: leave it out")
+    if (asked := parted(path)[1]) is not None:
+        raise UsageError(f"{path} names the model '{asked}', and quantize starts from the first model; leave "
+                         f"'#{asked}' out")
     place = Path(os.path.realpath(path))
     first = Classifier.open(place, threads=threads)  # told before anything is written beside it
     with ExitStack() as stack:
@@ -103,7 +107,7 @@ def quantize(
         found = Bundle.open(place)
         variants.copied(found, folder, precision, force=force)
         _refuse_external(found)
-        named = _calibration(first, calibration, images, seed) if precision == "int8" else None
+        named = choose(first, calibration, count=images, seed=seed) if precision == "int8" else None
         labelled = load(data, training=False) if data is not None else None  # told before minutes of work
         if labelled is not None:
             matched_labels(labelled, split_of(labelled, "test"), first.labels)
@@ -148,10 +152,6 @@ def _plan(precision: str, io: str, purpose: str | None, max_drop: float, seed: i
 def _refuse_external(found: Bundle) -> None:
     if any(name.startswith(f"{found.file.name}.") for name in found.about.files):
         raise InputError(f"{found.file} keeps its weights in a file beside it; models above 2 GB are not quantised yet")
-
-
-def _calibration(first: Classifier, source: str | None, images: int, seed: int) -> Calibration:
-    return calibration(first, source, count=images, seed=seed)
 
 
 def _write(

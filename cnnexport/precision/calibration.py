@@ -66,7 +66,7 @@ def synthetic(opened: Classifier, count: int, seed: int) -> Batches:
     return batches
 
 
-def calibration(opened: Classifier, source: str | None, *, count: int = DEFAULT_IMAGES, seed: int = 0) -> Calibration:
+def choose(opened: Classifier, source: str | None, *, count: int = DEFAULT_IMAGES, seed: int = 0) -> Calibration:
     """The images of ``source`` (as of ``data.load``, or SYNTHETIC) on which ranges are measured: of its training split.
 
     Raises UsageError where none are named, and InputError for a source that has too few, or other classes.

@@ -95,7 +95,34 @@ def _converted(source: Path, kept: list[str], io: str) -> Any:
     finally:
         sys.path[:] = paths  # the package adds its own folder
     _sort(made.graph)
+    _unite(made.graph)
     return made
+
+
+def _unite(graph: Any) -> None:
+    """Let a kept node read what another one wrote: the library sends it through fp16, where it may overflow."""
+    makers = {output: node for node in graph.node for output in node.output}
+    for node in [n for n in graph.node if _casts(n, 1)]:
+        before = makers.get(node.input[0])
+        if before is None or not _casts(before, 10):
+            continue
+        for reader in graph.node:
+            for place, name in enumerate(reader.input):
+                if name == node.output[0]:
+                    reader.input[place] = before.input[0]
+    outputs = {v.name for v in graph.output}
+    while True:
+        read = {name for node in graph.node for name in node.input} | outputs
+        idle = [n for n in graph.node if n.op_type == "Cast" and n.output[0] not in read]
+        if not idle:
+            return
+        for node in idle:
+            graph.node.remove(node)
+
+
+def _casts(node: Any, kind: int) -> bool:
+    """Whether a node is a Cast to the ONNX element type ``kind`` (1 float32, 10 fp16)."""
+    return node.op_type == "Cast" and any(a.name == "to" and a.i == kind for a in node.attribute)
 
 
 def _sort(graph: Any) -> None:
