@@ -14,22 +14,17 @@ from cnnexport import runtimes as registry
 from cnnexport.bundle import Bundle
 from cnnexport.bundle.opening import parted
 from cnnexport.bundle.vectors import FOLDER
-from cnnexport.errors import BundleError, CnnexportError, InputError, ParityError, ProviderError, UsageError
+from cnnexport.errors import BundleError, CnnexportError, InputError, ProviderError, UsageError
 from cnnexport.runtimes import Runtime, Session, profile
 from cnnexport.text import all_in_line
 
 if TYPE_CHECKING:
-    from cnnexport.bundle.records import VariantVerdict
     from cnnexport.onnx_file.inputs import Input, Shapes
 
 MAX_TIME = 60.0
 """Seconds that a runtime may take, unless asked otherwise: a loop in a hostile file never ends."""
 _MOST_ELEMENTS = 1 << 31
 """Elements of the largest tensor that a graph may make; beyond it memory would be at the file's mercy."""
-
-
-_ROUNDED_OTHERWISE, _FLOOR = 2.0, 1e-3
-"""What a variant may be further off Keras in another runtime or processor than where it was judged; and at least."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +133,7 @@ def _examine(
     shapes: Shapes,
 ) -> bool:
     """Make the checks; returns whether anything was compared with Keras."""
-    from cnnexport.parity.stored import compare_with_stored, stored_bounds
+    from cnnexport.parity.stored import compare_with_judged, compare_with_stored, stored_bounds
 
     places = registry.chosen(runtimes, providers)
     if not files.is_folder(parted(path)[0]):
@@ -161,30 +156,15 @@ def _examine(
         def vectors(runtime: Runtime = runtime, provider: str = provider, name: str = name) -> str:
             produced, proof = _run(file, runtime, provider, inputs, list(outputs), max_time)
             if found.verdict is not None:
-                return _as_measured(found.verdict, outputs, produced, name, path) + proof
+                rms = compare_with_judged(outputs, produced, found.verdict.stored_rms, name)
+                return (f"{rms:.1e} standard deviations off Keras' stored outputs, {found.verdict.stored_rms:.1e} when "
+                        f"it was judged{proof}")
             worst = compare_with_stored(outputs, produced, allowed, name, f" of {path}")
             return (f"equals Keras' stored outputs to {worst:.1e} standard deviations ({allowed.max_error:.0e} "
                     f"allowed){proof}")
 
         step(name, vectors)
     return True
-
-
-def _as_measured(
-    verdict: VariantVerdict, outputs: Mapping[str, Any], produced: Sequence[Any], who: str, path: Path
-) -> str:
-    """That a variant is as far from Keras' stored outputs as it was when it was judged: its processor rounds otherwise.
-
-    Raises ParityError where it is further off.
-    """
-    from cnnexport.parity.stored import distance, scores
-
-    rms = distance(scores(next(iter(outputs.values()))), scores(produced[0]))[0]
-    allowed = _ROUNDED_OTHERWISE * verdict.stored_rms + _FLOOR
-    if not rms <= allowed:
-        raise ParityError(f"{who} is {rms:.2g} standard deviations off Keras' stored outputs with {path}, and "
-                          f"{verdict.stored_rms:.2g} were measured when it was judged; quantize the bundle again here")
-    return f"{rms:.1e} standard deviations off Keras' stored outputs, {verdict.stored_rms:.1e} when it was judged"
 
 
 def _name(runtime: Runtime, provider: str) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 import cnnexport as package
 from cnnexport import bundle, precision, runtimes
@@ -100,8 +101,28 @@ def test_commands_take_a_variant(place: Path, cnnexport: Any) -> None:
         verdict = Bundle.open(target).verdict
         assert (evaluated["correct"], evaluated["model_sha256"]) == (verdict.accuracy.correct, verdict.model_sha256)
     assert cnnexport("verify", place / "b").code == 0
+    told = cnnexport("verify", place / "b", "--variant", "fp16", "--runtime", "reference", "--json")
+    assert told.code == 0 and "when it was judged" in json.loads(told.out)["checks"][-1]["detail"]
+    image = np.full((8, 8), 99, np.uint8)
+    Image.fromarray(image).save(place / "a.png")
+    (first,), (second,) = (json.loads(cnnexport("predict", place / "b", place / "a.png", "--json", *more).out)["images"]
+                           for more in ((), ("--variant", "int8")))
+    assert first["predictions"][0] != second["predictions"][0]  # another file answered
     missing = cnnexport("verify", f"{place / 'b'}#int4")
     assert missing.code == 2 and "it has float32, int8, fp16" in missing.err
+
+
+def test_bench_puts_variants_side_by_side(place: Path, cnnexport: Any) -> None:
+    told = cnnexport("bench", place / "b", "--variant", "all", "--min-time", "0.05", "--max-time", "2", "--json")
+    rows = [row["extra_info"] for row in json.loads(told.out)["benchmarks"]]
+    assert told.code == 0 and [r["name"].partition("#")[2] for r in rows] == ["", "int8", "fp16"]
+    hashes = [Bundle.open(f"{place / 'b'}#{v}").sha256 for v in ("float32", "int8", "fp16")]
+    assert [r["file_sha256"] for r in rows] == [r["parity"]["model_sha256"] for r in rows] == hashes
+    assert [r["parity"].get("verdict") for r in rows] == [None, "ship", "ship"]
+    reference = cnnexport("bench", place / "b", "--variant", "fp16", "--runtime", "reference", "--min-time", "0.05",
+                          "--max-time", "5", "--json")
+    (row,) = json.loads(reference.out)["benchmarks"]
+    assert reference.code == 0 and row["extra_info"]["proof"]["judged"] > 0, reference.err
 
 
 def test_quantize_imports_no_tensorflow_and_tells_json(fresh: Path) -> None:
@@ -427,7 +448,8 @@ def test_bad_input_is_one_line(place: Path, tmp_path: Path, cnnexport: Any) -> N
         told = cnnexport("quantize", *arguments, "--quiet")
         assert (told.code, told.err.count("\n")) == (code, 1), (arguments, told)
         assert words in told.err, (arguments, told.err)
-    assert sorted(os.listdir(place)) == ["b", "float32", "run"]
+    assert sorted(p.name for p in place.iterdir() if p.is_dir()) == ["b", "float32", "run"]
+    assert not [p.name for p in place.iterdir() if p.name.startswith(".")]
 
 
 def test_what_holds_nothing_to_quantise(tmp_path: Path, calibrated: images.Calibration, place: Path) -> None:

@@ -12,6 +12,9 @@ from cnnexport.errors import ParityError
 from cnnexport.parity.comparison import ILL, Array, Comparison, compare, is_softmax, log_probabilities
 from cnnexport.parity.tolerances import Tolerance, tolerance
 
+ROUNDED_OTHERWISE, LEAST = 2.0, 1e-3
+"""How many times further off than where it was judged a variant may be, and what is always allowed."""
+
 
 def stored_bounds(proof: Parity) -> Tolerance:
     """The tolerance of a bundle's record, but no laxer than ours; wider where the truth told that Keras is off it."""
@@ -58,6 +61,19 @@ def distance(first: Array, second: Array) -> tuple[float, float]:
     spread = float(np.std(first, dtype=np.float64)) or 1.0
     error = np.abs(first.astype(np.float64) - second)
     return float(np.sqrt(np.square(error).mean())) / spread, float(error.max(initial=0.0)) / spread
+
+
+def compare_with_judged(expected: Mapping[str, Array], produced: Sequence[Array], judged: float, who: str) -> float:
+    """How far a variant's first output is from Keras', in standard deviations of its scores (root mean square).
+
+    ``judged`` is what it was off where it was judged: another runtime or processor rounds otherwise. Raises
+    ParityError where it is further off than that explains.
+    """
+    rms = distance(scores(next(iter(expected.values()))), scores(produced[0]))[0]
+    if not rms <= ROUNDED_OTHERWISE * judged + LEAST:
+        raise ParityError(f"{who} is {rms:.2g} standard deviations off Keras' stored outputs, and the variant was "
+                          f"{judged:.2g} off when it was judged; quantize the bundle again here")
+    return rms
 
 
 def _off(failed: Comparison) -> str:

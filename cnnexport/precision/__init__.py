@@ -29,7 +29,7 @@ from cnnexport.bundle.opening import parted
 from cnnexport.bundle.records import Fidelity, ModelFacts, PairedAccuracy, VariantVerdict
 from cnnexport.classifier import Classifier
 from cnnexport.data import load
-from cnnexport.errors import InputError, RejectedError, UsageError
+from cnnexport.errors import BundleError, InputError, RejectedError, UsageError
 from cnnexport.evaluation import matched_labels, split_of
 from cnnexport.parity.stored import distance, scores
 from cnnexport.precision import audit, half, int8, measuring
@@ -105,6 +105,8 @@ def quantize(
         folder = stack.enter_context(bundle.staging(place))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cnnexport-")))
         found = Bundle.open(place)
+        if first.bundle is None or first.bundle.sha256 != found.sha256:
+            raise BundleError(f"{path} was replaced by another bundle just now; give the command again")
         variants.copied(found, folder, precision, force=force)
         _refuse_external(found)
         named = choose(first, calibration, count=images, seed=seed) if precision == "int8" else None
