@@ -112,6 +112,24 @@ def test_commands_take_a_variant(place: Path, cnnexport: Any) -> None:
     assert missing.code == 2 and "it has float32, int8, fp16" in missing.err
 
 
+def test_each_layer_says_what_it_lost_and_may_be_kept(place: Path, fresh: Path) -> None:
+    verdict = Bundle.open(f"{place / 'b'}#int8").verdict
+    lost = {layer.layer: layer.sqnr_db for layer in verdict.layers}
+    assert {"c3", "c5", "f6"} <= set(lost) and all(15 < db < 70 for db in lost.values()), lost
+    half_lost = Bundle.open(f"{place / 'b'}#fp16").verdict.layers
+    assert min(layer.sqnr_db for layer in half_lost) > max(lost.values())
+    kept = precision.quantize(fresh, "int8", calibration="digits", purpose="size", keep=["c1", "c3"])
+    assert ("c3/Conv", "--keep c3") in {(k.node, k.reason) for k in kept.kept} and not kept.faults
+    assert {layer.layer: layer.sqnr_db for layer in kept.layers}["c3"] > lost["c3"]
+    weights = {t.name: t.data_type for t in onnx.load(fresh / "model.int8.onnx").graph.initializer}
+    assert weights["c3/kernel"] == TensorProto.FLOAT and "c5/kernel_quantized" in weights
+    with pytest.raises(UsageError, match="no nodes of a layer 'c9'"):
+        precision.quantize(fresh, "int8", calibration="digits", keep=["c9"], force=True)
+    with pytest.raises(UsageError, match="leaves no convolution"):
+        precision.quantize(fresh, "int8", calibration="digits", keep=["c1", "c3", "c5", "f6", "predictions"],
+                           force=True)
+
+
 def test_bench_puts_variants_side_by_side(place: Path, cnnexport: Any) -> None:
     told = cnnexport("bench", place / "b", "--variant", "all", "--min-time", "0.05", "--max-time", "2", "--json")
     rows = [row["extra_info"] for row in json.loads(told.out)["benchmarks"]]

@@ -264,6 +264,14 @@ class Kept(Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class LayerError(Struct, frozen=True, kw_only=True):
+    """How much of a layer's output is left in a variant."""
+
+    layer: str
+    tensor: str
+    sqnr_db: Annotated[float, Meta(description="Signal in the noise of quantisation, against the first model.")]
+
+
 class PairedAccuracy(Struct, frozen=True, kw_only=True):
     """Accuracy on labelled images against the first model, image by image."""
 
@@ -334,6 +342,7 @@ class VariantVerdict(Struct, frozen=True, kw_only=True):
     calibration: CalibrationFacts | None
     settings: Annotated[dict[str, Any], Meta(description="How the file was made.")] = {}
     kept: tuple[Kept, ...] = ()
+    layers: tuple[LayerError, ...] = ()
     notes: tuple[str, ...] = ()
     versions: dict[str, str] = {}
 

@@ -4,6 +4,7 @@
 |---|---|
 | ``calibration`` | the images that set the ranges of int8 |
 | ``int8``, ``half`` | write the file, by ONNX Runtime's own tools |
+| ``layers`` | tensors inside both files: how much each layer lost |
 | ``audit`` | whether each weight and range follows from the float32 file |
 | ``measuring``, ``paired`` | both files on the same images and in turn on the clock; what that says |
 | ``verdict`` | ``ship``, ``reject`` or ``inconclusive`` |
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +42,7 @@ from cnnexport.precision.calibration import (
     choose,
     synthetic,
 )
+from cnnexport.precision.layers import layer_errors
 from cnnexport.precision.verdict import ALLOWED_RMS, Purpose, judge
 from cnnexport.verification import check_model, stored_vectors
 
@@ -60,6 +62,7 @@ class _Plan:
     max_drop: float
     seed: int
     threads: int | None
+    keep: tuple[str, ...]
 
 
 def quantize(
@@ -74,6 +77,7 @@ def quantize(
     images: int = DEFAULT_IMAGES,
     seed: int = 0,
     threads: int | None = None,
+    keep: Sequence[str] = (),
     keep_rejected: bool = False,
     force: bool = False,
     progress: Callable[[str], None] = lambda step: None,
@@ -82,7 +86,8 @@ def quantize(
 
     ``calibration`` names the ``images`` that ranges are measured on (``data.load``'s sources, or "synthetic"), ``data``
     labelled images whose test split tells what accuracy is lost; ``max_drop`` are the points that it may. ``purpose``
-    is what must be gained, "speed" (of int8) or "size". A variant whose verdict is ``reject`` is not published;
+    is what must be gained, "speed" (of int8) or "size".
+    ``keep`` are layers that int8 leaves in float32. A variant whose verdict is ``reject`` is not published;
     ``keep_rejected`` keeps it aside.
 
     Raises:
@@ -90,9 +95,11 @@ def quantize(
         InputError: no bundle of a classifier, images that cannot be read, or nothing to quantise.
         RejectedError: the verdict is ``reject``.
     """
-    plan = _plan(precision, io, purpose, max_drop, seed, threads)
+    plan = _plan(precision, io, purpose, max_drop, seed, threads, tuple(keep))
     if not FEWEST_IMAGES <= images <= 100_000:
         raise UsageError(f"{images} calibration images: give {FEWEST_IMAGES} to 100,000")
+    if precision != "int8" and keep:
+        raise UsageError(f"--keep is for int8; {precision} measures what to keep: leave it out")
     if precision != "int8" and calibration is not None:
         raise UsageError(f"--calibration is for int8; {precision} has no ranges to measure: leave it out")
     if (asked := parted(path)[1]) is not None:
@@ -137,7 +144,9 @@ class Rejected(RejectedError):
         self.verdict = verdict
 
 
-def _plan(precision: str, io: str, purpose: str | None, max_drop: float, seed: int, threads: int | None) -> _Plan:
+def _plan(
+    precision: str, io: str, purpose: str | None, max_drop: float, seed: int, threads: int | None, keep: tuple[str, ...]
+) -> _Plan:
     """What is asked, checked. Raises UsageError."""
     if precision not in PRECISIONS:
         raise UsageError(f"precision '{precision}' is unknown; choose one of {', '.join(PRECISIONS)}")
@@ -148,7 +157,7 @@ def _plan(precision: str, io: str, purpose: str | None, max_drop: float, seed: i
     if not 0 < max_drop <= 100:
         raise UsageError(f"--max-drop is {max_drop:g}: give points of accuracy, above 0 and up to 100")
     chosen = purpose or ("speed" if precision == "int8" else "size")
-    return _Plan(precision, cast(Any, io), cast(Purpose, chosen), max_drop, seed, threads)
+    return _Plan(precision, cast(Any, io), cast(Purpose, chosen), max_drop, seed, threads, keep)
 
 
 def _refuse_external(found: Bundle) -> None:
@@ -161,7 +170,7 @@ def _write(
 ) -> int8.Made:
     """Write the variant, in its precision."""
     if named is not None:
-        return int8.write(source, file, named.batches)
+        return int8.write(source, file, named.batches, plan.keep)
     if plan.precision == "bf16":
         return half.write_bf16(source, file)
     return half.write_fp16(source, file, synthetic(first, 2 * batch_size(first), plan.seed), scratch, plan.io)
@@ -177,6 +186,8 @@ def _judged(
     faults = audit.faults(found.file, file, named.batches if named else None, scratch)
     dtype = "float16" if plan.io == "same" else first.dtype
     second = replace(first, session=runtimes.get(runtimes.DEFAULT).open(file, threads=plan.threads), dtype=dtype)
+    probes = named.batches if named else synthetic(first, 2 * batch_size(first), plan.seed)
+    errors = () if plan.io == "same" else layer_errors(found.about.layers, found.file, file, probes, scratch)
     progress("compare")
     accuracy, near = _compared(plan, first, second, labelled)
     vectors = stored_vectors(found)
@@ -194,7 +205,7 @@ def _judged(
         verdict=outcome, criterion="fidelity" if accuracy is None or untrained else "accuracy", purpose=plan.purpose,
         reasons=reasons, faults=faults, accuracy=accuracy, fidelity=near, speed=speed, bytes=size,
         float_bytes=float_size, stored_rms=stored[0], calibration=None if named is None else named.facts,
-        settings=made.settings, kept=made.kept, notes=(*made.notes, *(named.notes if named else ())),
+        settings=made.settings, kept=made.kept, layers=errors, notes=(*made.notes, *(named.notes if named else ())),
         versions=versions())
 
 

@@ -7,7 +7,6 @@ bf16 on CPUs, so that such a file would not run here: bf16 halves the stored wei
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +14,9 @@ import numpy as np
 
 from cnnexport.bundle.records import Kept
 from cnnexport.errors import InputError
-from cnnexport.parity.exposed import Exposed
-from cnnexport.precision.calibration import Array, Batches
+from cnnexport.precision.calibration import Batches
 from cnnexport.precision.int8 import PRODUCTS, Made, check_float
+from cnnexport.precision.layers import inside
 from cnnexport.runtimes import ort
 from cnnexport.text import all_in_line
 
@@ -151,7 +150,7 @@ def _overflowing(model: Any, source: Path, batches: Batches, scratch: Path) -> l
     """The nodes whose numbers, or whose sums on the way, would leave the range of fp16."""
     largest: dict[str, float] = {}
     totals: dict[str, float] = {}
-    for values in _inside(model, source, batches, scratch):
+    for values in inside(model, source, batches, scratch):
         for name, array in values.items():
             finite = np.abs(np.where(np.isfinite(array), array, 0.0))
             largest[name] = max(largest.get(name, 0.0), float(finite.max(initial=0.0)))
@@ -179,7 +178,7 @@ def _losing(model: Any, source: Path, place: Path, batches: Batches, scratch: Pa
     half = onnx.load(place)
     shared = {o for n in half.graph.node for o in n.output} & {o for n in model.graph.node for o in n.output}
     errors: dict[str, float] = {}
-    reference, actual = (_inside(m, f, batches, scratch, shared, most=1)
+    reference, actual = (inside(m, f, batches, scratch, shared, most=1)
                          for m, f in ((model, source), (half, place)))
     for wanted, got in zip(reference, actual):
         for name in wanted.keys() & got.keys():
@@ -194,25 +193,3 @@ def _losing(model: Any, source: Path, place: Path, batches: Batches, scratch: Pa
             found.append(Kept(node=node.name, operator=node.op_type,
                               reason=f"its error is {after:.2g} standard deviations, and {before:.2g} before it"))
     return found
-
-
-def _inside(
-    model: Any, file: Path, batches: Batches, scratch: Path, only: set[str] | None = None, most: int = 2
-) -> Iterator[dict[str, Array]]:
-    """All floating-point tensors inside a file (or those in ``only``) for the first ``most`` batches."""
-    outputs = [v.name for v in model.graph.output]
-    names = [o for n in model.graph.node for o in n.output if o and (only is None or o in only)]
-    exposed = Exposed(file, outputs, scratch)
-    try:
-        session, present = exposed.session(names)
-        wanted = {i.name: i.type.tensor_type.elem_type for i in model.graph.input}
-        for index, feeds in enumerate(batches()):
-            if index == most:
-                return
-            given = {name: array.astype(np.float16) if wanted[name] == 10 else array for name, array in feeds.items()}
-            found = dict(zip(present, session.run(present, given)))
-            found |= {name: array for name, array in feeds.items() if only is None}
-            yield {name: np.asarray(array) for name, array in found.items()
-                   if np.issubdtype(np.asarray(array).dtype, np.floating)}
-    finally:
-        exposed.close()

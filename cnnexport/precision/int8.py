@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cnnexport.bundle.records import Kept
-from cnnexport.errors import InputError
+from cnnexport.errors import InputError, UsageError
 from cnnexport.precision.calibration import Array, Batches
 from cnnexport.runtimes import ort
 from cnnexport.text import all_in_line
@@ -52,10 +52,11 @@ def vnni(text: str | None = None) -> bool | None:
     return None
 
 
-def write(source: Path, place: Path, batches: Batches) -> Made:
-    """Quantise the float32 file ``source`` to ``place``, ranges measured on ``batches``.
+def write(source: Path, place: Path, batches: Batches, keep: Sequence[str] = ()) -> Made:
+    """Quantise the float32 file ``source`` to ``place``, ranges measured on ``batches``; layers ``keep`` stay in float.
 
-    Raises InputError where there is nothing to quantise, or where it is quantised already.
+    Raises InputError where there is nothing to quantise, or where it is quantised already, and UsageError for a layer
+    that has no nodes of its own.
     """
     ort.library()
     import onnx
@@ -64,9 +65,16 @@ def write(source: Path, place: Path, batches: Batches) -> Made:
     model = onnx.load(source)
     check_float(model, source)
     last, behind = _end(model.graph)
-    kept = [node for node in model.graph.node if node.name in behind]
+    kept = {node.name: f"follows {last.name}, the last product" for node in model.graph.node if node.name in behind}
+    for layer in keep:
+        own = [node.name for node in model.graph.node if node.name == layer or node.name.startswith(f"{layer}/")]
+        if not own:
+            raise UsageError(f"the file has no nodes of a layer '{layer}'; verdict.json lists the layers")
+        kept |= {name: f"--keep {layer}" for name in own if name not in kept}
     has_vnni = vnni()
-    names = {node.name for node in model.graph.node if node.op_type in (*PRODUCTS, *BETWEEN)} - behind
+    names = {node.name for node in model.graph.node if node.op_type in (*PRODUCTS, *BETWEEN)} - set(kept)
+    if not any(node.name in names and node.op_type in PRODUCTS for node in model.graph.node):
+        raise UsageError("--keep leaves no convolution or dense layer to quantise; keep fewer layers")
     settings: dict[str, Any] = {
         "format": "QDQ", "weights": "int8, symmetric, per channel", "activations": "uint8, asymmetric",
         "reduce_range": has_vnni is False, "vnni": has_vnni, "processor": platform.machine(),
@@ -85,8 +93,8 @@ def write(source: Path, place: Path, batches: Batches) -> Made:
     made = onnx.load(place)
     freed = last.op_type in ("Gemm", "MatMul") and _float_output(made.graph, last.output[0])
     onnx.save(made, place)
-    reasons = [Kept(node=n.name, operator=n.op_type, reason=f"follows {last.name}, the last product") for n in kept]
-    if freed:
+    reasons = [Kept(node=n.name, operator=n.op_type, reason=kept[n.name]) for n in model.graph.node if n.name in kept]
+    if freed and last.name not in kept:
         reasons.insert(0, Kept(node=last.name, operator=last.op_type,
                                reason="its output only: scores keep all their digits"))
     notes = () if has_vnni is not None else (

@@ -16,6 +16,9 @@ Outcome = Literal["ship", "reject", "inconclusive"]
 Purpose = Literal["speed", "size"]
 _RANKS: dict[Outcome, int] = {"ship": 0, "inconclusive": 1, "reject": 2}
 
+_TOLD = 3
+"""Layers that the text names; the record has all."""
+
 ALLOWED_RMS = {"int8": 0.5, "fp16": RMS_ERROR["float16"], "bf16": RMS_ERROR["bfloat16"]}
 """What logits may be off the float32 file's, in standard deviations, where nothing else tells.
 
@@ -91,6 +94,9 @@ def format_verdict(v: VariantVerdict) -> str:
         f"images of {near.source}",
         f"  speed     {speed.variant_ms:.3g} ms, float32 {speed.float_ms:.3g} ms, {speed.speed_up:.2f} times as fast",
         f"  size      {byte_count(v.bytes)}, float32 {byte_count(v.float_bytes)}"]
+    worst = sorted(v.layers, key=lambda layer: layer.sqnr_db)[:_TOLD]
+    if worst:
+        lines.append("  layers    " + ", ".join(f"{w.layer} {w.sqnr_db:.1f} dB" for w in worst) + " are the noisiest")
     lines += [f"  float32   {k.node} ({k.operator}): {k.reason}" for k in v.kept]
     lines += [f"  note      {note}" for note in v.notes]
     return "\n".join(lines)
