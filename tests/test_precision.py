@@ -186,50 +186,59 @@ def _change(model: Any, name: str, change: Callable[[Any], None]) -> None:
     tensor.CopyFrom(numpy_helper.from_array(values, name))
 
 
-def _weights(model: Any, index: int = 1) -> str:
-    return [t.name for t in model.graph.initializer if t.data_type == TensorProto.INT8
-            and t.name.endswith("_quantized")][index]
+def _weights(model: Any, index: int) -> str:
+    names = [t.name for t in model.graph.initializer if t.data_type == TensorProto.INT8
+             and t.name.endswith("_quantized")]
+    return names[index % len(names)]
 
 
-def _range(model: Any, index: int = 2) -> str:
-    return [n.input[0] for n in model.graph.node if n.op_type == "QuantizeLinear"
-            and n.input[1] == f"{n.input[0]}_scale"][index]
+def _range(model: Any, index: int) -> str:
+    names = [n.input[0] for n in model.graph.node if n.op_type == "QuantizeLinear"
+             and n.input[1] == f"{n.input[0]}_scale"]
+    return names[index % len(names)]
 
 
-def _scale_halved(model: Any) -> None:
+def _scale_halved(model: Any, index: int) -> None:
     def half_of(scale: Any) -> None:
-        scale[1] /= 2
-    _change(model, _weights(model).removesuffix("_quantized") + "_scale", half_of)
+        scale[index % len(scale)] /= 2
+    _change(model, _weights(model, index).removesuffix("_quantized") + "_scale", half_of)
 
 
-def _channels_swapped(model: Any) -> None:
+def _channels_swapped(model: Any, index: int) -> None:
+    name = _weights(model, index)
+    dense = len(_initializer(model, name).dims) == 2
+
     def swap(values: Any) -> None:
-        values[[0, 1]] = values[[1, 0]]
-    _change(model, _weights(model), swap)
+        channels = values.T if dense else values
+        other = 1 + index % (len(channels) - 1)
+        channels[[0, other]] = channels[[other, 0]]
+    _change(model, name, swap)
 
 
-def _one_weight(model: Any) -> None:
+def _one_weight(model: Any, index: int) -> None:
     def off(values: Any) -> None:
-        values.reshape(-1)[7] ^= 4
-    _change(model, _weights(model, 0), off)
+        values.reshape(-1)[7 + index] ^= 4
+    _change(model, _weights(model, index), off)
 
 
-def _zero_point_off(model: Any) -> None:
-    tensor = _initializer(model, f"{_range(model)}_zero_point")
-    value = numpy_helper.to_array(tensor)
-    tensor.CopyFrom(numpy_helper.from_array(np.asarray(value + 1, value.dtype), tensor.name))
+def _zero_point_off(model: Any, index: int) -> None:
+    def off(value: Any) -> None:
+        value += np.uint8(1)
+    _change(model, f"{_range(model, index)}_zero_point", off)
 
 
-def _saturated(model: Any) -> None:
-    tensor = _initializer(model, f"{_range(model)}_scale")
-    value = numpy_helper.to_array(tensor)
-    tensor.CopyFrom(numpy_helper.from_array(np.asarray(value * 0.7, value.dtype), tensor.name))
+def _saturated(model: Any, index: int) -> None:
+    def narrower(value: Any) -> None:
+        value *= np.float32(0.7)
+    _change(model, f"{_range(model, index)}_scale", narrower)
 
 
-def _anothers_range(model: Any) -> None:
-    other = _initializer(model, f"{_range(model, 0)}_scale")
-    tensor = _initializer(model, f"{_range(model)}_scale")
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(other), tensor.name))
+def _anothers_range(model: Any, index: int) -> None:
+    other = numpy_helper.to_array(_initializer(model, f"{_range(model, index + 1)}_scale"))
+
+    def taken(value: Any) -> None:
+        value[...] = other
+    _change(model, f"{_range(model, index)}_scale", taken)
 
 
 FAULTS = {f.__name__[1:]: f for f in (_scale_halved, _channels_swapped, _one_weight, _zero_point_off, _saturated,
@@ -241,10 +250,32 @@ def test_a_planted_fault_is_found(
     place: Path, calibrated: images.Calibration, tmp_path: Path, fault: str
 ) -> None:
     model = onnx.load(place / "b" / "model.int8.onnx")
-    FAULTS[fault](model)
+    FAULTS[fault](model, 2)
     onnx.save(model, tmp_path / "m.onnx")
     found = audit.faults(place / "b" / "model.onnx", tmp_path / "m.onnx", calibrated.batches, tmp_path)
     assert found, fault
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), [("lenet5", 32), ("resnet18", 32), ("resnet50", 64), ("vgg11", 32),
+                                            ("alexnet", 67)])
+def test_planted_faults_in_every_network(name: str, size: int, tmp_path: Path) -> None:
+    """30 mutants of each network, and no false alarm."""
+    shape = (size, size, 1 if name == "lenet5" else 3)
+    package.convert(name, input_shape=shape, classes=10, output=tmp_path / "b")
+    source, made, mutant = tmp_path / "b" / "model.onnx", tmp_path / "int8.onnx", tmp_path / "mutant.onnx"
+    batches = images.synthetic(Classifier.open(tmp_path / "b"), 16, 0)
+    int8.write(source, made, batches)
+    assert audit.faults(source, made, batches, tmp_path) == ()
+    missed = []
+    for index in range(5):
+        for fault, plant in FAULTS.items():
+            model = onnx.load(made)
+            plant(model, 3 * index)
+            onnx.save(model, mutant)
+            if not audit.faults(source, mutant, batches, tmp_path):
+                missed.append((fault, index))
+    assert not missed
 
 
 def test_right_files_have_no_faults(place: Path, calibrated: images.Calibration, tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from cnnexport.precision.calibration import Array, Batches
 
 _HALF_STEP = 0.5005
 """Rounding in float32 lies a little beyond the half."""
-_RANGE_STEPS, _RANGE_SHARE = 0.75, 0.02
-"""What a range may be off the measured one: in its own steps at its lower end, and as a share of its width."""
+_RANGE_STEPS, _RANGE_SHARE = 0.505, 0.02
+"""What a range may be off the measured one: in its own steps at its lower end, where its zero point was rounded, and as
+a share of its width."""
 _MOST_TOLD = 5
 
 

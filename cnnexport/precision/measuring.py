@@ -20,7 +20,7 @@ from cnnexport.precision.calibration import Array
 from cnnexport.results.statistics import percentile
 from cnnexport.training.measures import interval
 
-SESSIONS, ROUNDS, SECONDS = 3, 40, 4.0
+SESSIONS, ROUNDS, SECONDS = 5, 30, 5.0
 """Pairs of sessions, rounds of each, and the seconds that all may take."""
 
 
