@@ -102,7 +102,8 @@ class Classifier:
         classes = output.shape[1]
         names = about.labels or tuple(str(i) for i in range(classes if isinstance(classes, int) else 0))
         session = engine.open(found.file, provider=provider, threads=threads)
-        return cls(session, first.name, first.dtype, channels_first, batch if isinstance(batch, int) else None, found,
+        return cls(session, first.name, found.model.io or first.dtype, channels_first,
+                   batch if isinstance(batch, int) else None, found,
                    preparation(to_builtins(about.preprocessing), height, width), names, output.name == "logits")
 
     @property

@@ -11,6 +11,7 @@
 | 6 | a bundle incomplete or altered |
 | 7 | `compare` found a regression |
 | 8 | memory ran out, or native code (TensorFlow, ONNX Runtime, HDF5, an image decoder) crashed |
+| 9 | `quantize` judged a model `reject`, or such a one was to be used |
 | 130 | interrupted by Ctrl-C (SIGINT) or SIGTERM |
 """
 
@@ -135,6 +136,12 @@ class RegressionError(CnnexportError):
     """A benchmark is slower than it was, beyond the limit and beyond chance."""
 
     exit_code = 7
+
+
+class RejectedError(CnnexportError):
+    """A model in another precision whose verdict is ``reject``."""
+
+    exit_code = 9
 
 
 class StoppedError(CnnexportError):

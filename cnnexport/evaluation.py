@@ -45,8 +45,8 @@ def evaluate(
     assert opened.bundle is not None and opened.preparation is not None  # as it was opened from a bundle
     about, preparation = opened.bundle.about, opened.preparation
     found = load(data, training=False)
-    part = _split(found, split)
-    labels = _matched(found, part, opened.labels)
+    part = split_of(found, split)
+    labels = matched_labels(found, part, opened.labels)
     proof = _proof(opened, part.prepared(preparation, 0, opened.batch or 1), runtime)
     chances = []
     done = 0
@@ -68,7 +68,8 @@ def evaluate(
         "runtime": runtimes.saved_as(runtime), **proof, **measured}
 
 
-def _split(found: Dataset, split: str) -> Split:
+def split_of(found: Dataset, split: str) -> Split:
+    """The images of ``split``, one of SPLITS. Raises UsageError where there are none."""
     parts = {"test": found.test, "train": found.train, "validation": found.validation}
     part = parts.get(split)
     if split == "all":
@@ -82,8 +83,11 @@ def _split(found: Dataset, split: str) -> Split:
     return part
 
 
-def _matched(found: Dataset, part: Split, labels: Sequence[str]) -> NDArray[np.int64]:
-    """The labels of ``part`` as the bundle counts its classes: by name where both name theirs, else by number."""
+def matched_labels(found: Dataset, part: Split, labels: Sequence[str]) -> NDArray[np.int64]:
+    """The labels of ``part`` as the bundle counts its classes: by name where both name theirs, else by number.
+
+    Raises InputError for classes that the bundle has not.
+    """
     own = found.class_names
     if tuple(own) == tuple(labels):
         return part.labels

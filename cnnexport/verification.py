@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cnnexport import files, supervision
 from cnnexport import runtimes as registry
 from cnnexport.bundle import Bundle
+from cnnexport.bundle.opening import parted
 from cnnexport.bundle.vectors import FOLDER
 from cnnexport.errors import BundleError, CnnexportError, InputError, ProviderError, UsageError
 from cnnexport.runtimes import Runtime, Session, profile
@@ -132,10 +133,10 @@ def _examine(
     shapes: Shapes,
 ) -> bool:
     """Make the checks; returns whether anything was compared with Keras."""
-    from cnnexport.parity.stored import compare_with_stored, stored_bounds
+    from cnnexport.parity.stored import compare_with_judged, compare_with_stored, stored_bounds
 
     places = registry.chosen(runtimes, providers)
-    if not files.is_folder(path):
+    if not files.is_folder(parted(path)[0]):
         warnings.extend(_verify_file(path, step, places, max_time, shapes))
         return False
     if shapes:
@@ -145,13 +146,19 @@ def _examine(
     warnings.extend(f"{path} holds {name}, which is no part of the bundle" for name in found.strangers)
     file = found.file
     step("ONNX checker", lambda: check_model(file))
-    inputs, outputs = _vectors(found)
+    inputs, outputs = stored_vectors(found)
+    if found.model.io:
+        inputs = {n: a.astype(found.model.io) if a.dtype.kind == "f" else a for n, a in inputs.items()}
     allowed = stored_bounds(found.proof)
     for runtime, provider in places:
         name = _name(runtime, provider)
 
         def vectors(runtime: Runtime = runtime, provider: str = provider, name: str = name) -> str:
             produced, proof = _run(file, runtime, provider, inputs, list(outputs), max_time)
+            if found.verdict is not None:
+                rms = compare_with_judged(outputs, produced, found.verdict.stored_rms, name)
+                return (f"{rms:.1e} standard deviations off Keras' stored outputs, {found.verdict.stored_rms:.1e} when "
+                        f"it was judged{proof}")
             worst = compare_with_stored(outputs, produced, allowed, name, f" of {path}")
             return (f"equals Keras' stored outputs to {worst:.1e} standard deviations ({allowed.max_error:.0e} "
                     f"allowed){proof}")
@@ -242,7 +249,7 @@ def _largest_tensor(slim: Any, shapes: Shapes) -> int:
     return max((math.prod(abs(d.dim_value) or 1 for d in v.type.tensor_type.shape.dim) for v in values), default=0)
 
 
-def _vectors(found: Bundle) -> tuple[dict[str, Any], dict[str, Any]]:
+def stored_vectors(found: Bundle) -> tuple[dict[str, Any], dict[str, Any]]:
     """The stored inputs and outputs by name. Raises BundleError where they are not those of the manifest."""
     import onnx
     from onnx import numpy_helper

@@ -218,7 +218,7 @@ def test_old_bundles_open_and_several_models_are_listed(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(tuple(map(int, importlib.metadata.version("msgspec").split(".")[:2])) < (0, 22),
                     reason="older versions of msgspec write the same schema in other words")
-@pytest.mark.parametrize("kind", [records.Manifest, records.Parity])
+@pytest.mark.parametrize("kind", [records.Manifest, records.Parity, records.Verdicts])
 def test_the_schemas_are_those_of_the_records(kind: type) -> None:
     """They are written as ``json.dumps(records.schema(kind), indent=1)``."""
     file = Path(bundle.__file__).with_name(f"{kind.__name__.lower()}.schema.json")

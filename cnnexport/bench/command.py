@@ -127,7 +127,8 @@ def _describe(outcome: BenchOutcome, *, tuned: bool) -> None:
                 outcome.exit_code = max(outcome.exit_code, 3)
         outcome.warnings.extend(f"{name}: {text}; --shape says otherwise" for text in info["assumed"])
         if not info["verified"]:
-            text = f"{info['target']} is unverified: no parity record proves what it computes"
+            text = (f"{info['target']} is unverified: no parity record proves what it computes"
+                    if info["parity"] == "unverified" else f"{info['target']} has the verdict inconclusive, not ship")
             if text not in outcome.warnings:
                 outcome.warnings.append(text)
     if outcome.rows:  # later rows see the load of those before them

@@ -202,9 +202,12 @@ def _prove(made: Measured, stop: Stop, deadline: float, tell: Callable[[str], No
 def _stored(row: Row) -> dict[str, Any] | None:
     """Where Keras' stored answers lie, and what may be off them; None where the gate proved this very thing, or none.
     """
-    if row.subject.stored is None or (row.runner, row.runtime) == (SESSION, registry.DEFAULT):
+    if (row.runner, row.runtime) == (SESSION, registry.DEFAULT):
         return None
-    return {"folder": str(Path(row.subject.file).with_name(FOLDER)), "allowed": asdict(row.subject.stored)}
+    folder = str(Path(row.subject.file).with_name(FOLDER))
+    if row.subject.stored_rms is not None:
+        return {"folder": folder, "judged": row.subject.stored_rms}
+    return None if row.subject.stored is None else {"folder": folder, "allowed": asdict(row.subject.stored)}
 
 
 def _session(made: Measured, stop: Stop, deadline: float, tell: Callable[[str], None]) -> None:

@@ -90,20 +90,25 @@ def check_stored(
 ) -> dict[str, Any]:
     """Whether ``answer`` (output names and arrays by input name, to outputs) gives Keras' stored outputs.
 
-    ``vectors`` holds the folder of stored tensors and what is allowed, as the fields of a ``Tolerance``. Raises
+    ``vectors`` holds the folder of stored tensors and what is allowed, as the fields of a ``Tolerance``, or how far off
+    a variant was when it was ``judged``. Raises
     ParityError where an output is further off.
     """
     import numpy as np
     import onnx
     from onnx import numpy_helper
 
-    from cnnexport.parity.stored import compare_with_stored
+    from cnnexport.parity.stored import compare_with_judged, compare_with_stored
     from cnnexport.parity.tolerances import Tolerance
 
-    folder, allowed = Path(vectors["folder"]), Tolerance(**vectors["allowed"])
+    folder = Path(vectors["folder"])
     given, expected = ({t.name: numpy_helper.to_array(t) for t in (
         onnx.load_tensor(str(folder / f"{kind}_{i}.pb")) for i in range(len(list(folder.glob(f"{kind}_*.pb")))))}
         for kind in ("input", "output"))
     produced = [np.asarray(array) for array in answer(list(expected), given)]
+    if "judged" in vectors:
+        error = compare_with_judged(expected, produced, vectors["judged"], who)
+        return {"compared_with": "Keras' stored outputs", "error": error, "judged": vectors["judged"]}
+    allowed = Tolerance(**vectors["allowed"])
     error = compare_with_stored(expected, produced, allowed, who)
     return {"compared_with": "Keras' stored outputs", "error": error, "allowed": allowed.max_error}

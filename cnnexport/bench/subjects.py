@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnexport import files, onnx_file
-from cnnexport.bundle import located
+from cnnexport.bundle import Bundle, located
 from cnnexport.errors import BundleError, UsageError
 from cnnexport.onnx_file.inputs import Input, read_inputs
 
@@ -22,8 +22,10 @@ UNVERIFIED = "unverified"
 class Subject:
     """A file to measure, with its hash and what is known of its correctness.
 
-    ``parity`` is the record of a bundle's gate, for this very hash; None makes each row ``unverified``.
-    ``stored`` is what another runtime may be off the outputs that the bundle stores.
+    ``parity`` is the record of a bundle's gate, or of a variant's verdict, for this very hash; None makes each row
+    ``unverified``.
+    ``stored`` is what another runtime may be off the outputs that the bundle stores, ``stored_rms`` what a variant was
+    when it was judged.
     """
 
     name: str
@@ -39,10 +41,11 @@ class Subject:
     weight_bytes: int
     skeleton: bytes = field(default=b"", repr=False)
     stored: Tolerance | None = None
+    stored_rms: float | None = None
 
     @property
     def verified(self) -> bool:
-        return self.parity is not None
+        return self.parity is not None and bool(self.parity["passed"])
 
     def batches(self, asked: tuple[int, ...] | None, default: tuple[int, ...]) -> tuple[int, ...]:
         """The batch sizes to measure. Raises UsageError where the file's own is another."""
@@ -62,7 +65,12 @@ class Subject:
         return {i.name: i.at(batch) for i in self.inputs}
 
     def macs(self, batch: int) -> int | None:
-        """Multiply-accumulates of one run at a batch size; None where shapes cannot be inferred."""
+        """Multiply-accumulates of one run at a batch size; None where shapes cannot be inferred.
+
+        None of int8 too: the machine's limit is measured in float32.
+        """
+        if (self.parity or {}).get("precision") == "int8":
+            return None
         import onnx
 
         return onnx_file.count_macs(onnx.ModelProto.FromString(self.skeleton), batch, self.shapes(batch))[0]
@@ -114,16 +122,25 @@ def subject(target: str, shapes: Mapping[str, tuple[int, ...]] | None = None) ->
     del size
     stem = path.stem if path.stem != "model" else path.absolute().parent.name
     name = (found.about.name if found else "") or stem or path.stem
+    if found is not None and found.verdict is not None:
+        name = f"{name}#{found.variant}"
     return Subject(
         name=name, path=str(target), file=str(file.absolute()), sha256=digest,
         external={e.location: e.sha256 for e in external}, inputs=inputs, fixed_batch=fixed, dynamic_batch=dynamic,
-        parity=None if found is None else _record(found.parity),
+        parity=None if found is None else _record(found),
         untrained=None if found is None else found.about.untrained,
         weight_bytes=weights, skeleton=slim.SerializeToString(),
-        stored=None if found is None else stored_bounds(found.proof))
+        stored=None if found is None or found.verdict else stored_bounds(found.proof),
+        stored_rms=found.verdict.stored_rms if found is not None and found.verdict else None)
 
 
-def _record(parity: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row needs of a parity record."""
+def _record(found: Bundle) -> dict[str, Any]:
+    """What a row needs of a parity record, or of a variant's verdict."""
+    if (judged := found.verdict) is not None:
+        return {"passed": judged.verdict == "ship", "verdict": judged.verdict, "precision": judged.precision,
+                "criterion": judged.criterion,
+                "model_sha256": judged.model_sha256, "worst_error": judged.fidelity.logits_max,
+                "versions": judged.versions}
+    parity = found.parity
     return {"passed": True, "model_sha256": parity["model_sha256"], "worst_error": parity.get("worst_error"),
             "tolerance": parity["tolerance"], "versions": parity.get("versions")}

@@ -5,6 +5,7 @@
 | ``model.onnx`` | the model (``model.onnx.data`` beside it above 2 GB) |
 | ``manifest.json`` | what it is and where it comes from; ``manifest.schema.json`` in this package documents it |
 | ``parity.json`` | the comparison with Keras, for the model file of that hash |
+| ``verdict.json`` | what models in another precision (``model.int8.onnx``) are worth beside the first |
 | ``layers.svg`` | the error of each layer along the depth |
 | ``test_data_set_0/`` | inputs and Keras' outputs as TensorProtos, as the ONNX model zoo lays them out |
 | ``README.md`` | a model card made from the manifest |
@@ -21,21 +22,20 @@ from typing import Any
 
 from cnnexport.bundle.opening import SUMS, Bundle, check_sums, is_bundle, located, read_manifest, write_sums
 from cnnexport.bundle.publishing import publish, refuse_existing, require_space, reserved, set_aside, staging, sweep
-from cnnexport.bundle.records import MANIFEST, MODEL, PARITY, Manifest, Parity, values
+from cnnexport.bundle.records import MANIFEST, MODEL, PARITY, VERDICTS, Manifest, Parity, Verdicts, values
 from cnnexport.files import sha256
 
 CARD = "README.md"
 LAYERS = "layers.svg"
 
 __all__ = [
-    "CARD", "LAYERS", "MANIFEST", "MODEL", "PARITY", "SUMS", "Bundle", "Manifest", "Parity", "check_sums", "is_bundle",
-    "located", "publish", "read_manifest", "refuse_existing", "require_space", "reserved", "set_aside", "sha256",
-    "staging", "sweep", "write_json", "write_record",
-    "write_sums",
+    "CARD", "LAYERS", "MANIFEST", "MODEL", "PARITY", "SUMS", "VERDICTS", "Bundle", "Manifest", "Parity", "Verdicts",
+    "check_sums", "is_bundle", "located", "publish", "read_manifest", "refuse_existing", "require_space", "reserved",
+    "set_aside", "sha256", "staging", "sweep", "write_json", "write_record", "write_sums",
 ]
 
 
-def write_record(path: Path, record: Manifest | Parity) -> None:
+def write_record(path: Path, record: Manifest | Parity | Verdicts) -> None:
     """Write a record. Raises ValueError for a number in it that is not finite."""
     write_json(path, values(record))
 

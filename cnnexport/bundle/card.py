@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import UNSET
 
-from cnnexport.bundle.records import MODEL, Accuracy, Manifest, Parity
+from cnnexport.bundle.records import MODEL, Accuracy, Manifest, Parity, VariantVerdict
 from cnnexport.bundle.vectors import FOLDER
 
 
-def model_card(manifest: Manifest, parity: Parity) -> str:
+def model_card(manifest: Manifest, parity: Parity, verdicts: Sequence[VariantVerdict] = ()) -> str:
     """The card as Markdown."""
     parts = [
         f"# {manifest.name}",
@@ -18,6 +20,7 @@ def model_card(manifest: Manifest, parity: Parity) -> str:
         "## Preprocessing\n\n" + _preprocessing(manifest),
         "## Run it\n\n" + _example(manifest),
         "## Evidence\n\n" + _evidence(parity),
+        *(["## Other precisions\n\n" + _precisions(verdicts)] if verdicts else []),
         "## Files\n\n" + _files(manifest),
         "Made with " + ", ".join(f"{k} {v}" for k, v in manifest.versions.items()) + ".",
     ]
@@ -112,6 +115,12 @@ def _evidence(parity: Parity) -> str:
     return (f"Parity with Keras {passed}: batches {batches}, worst error {worst} standard deviations of the output "
             f"({parity.tolerance.max_error:.0e} allowed), compared on {levels}, in ONNX Runtime "
             f"{runtime} on the CPU. Details in `parity.json`.{hard}{accuracy}").replace("  ", " ")
+
+
+def _precisions(verdicts: Sequence[VariantVerdict]) -> str:
+    rows = ["| model | verdict | why |", "|---|---|---|"]
+    rows += [f"| `{v.model}` | **{v.verdict}** (by {v.criterion}) | {'; '.join(v.reasons)} |" for v in verdicts]
+    return "\n".join([*rows, "", "Each verdict is of the file of that SHA-256 alone; details in `verdict.json`."])
 
 
 def _accuracy(test: Accuracy) -> str:

@@ -12,8 +12,18 @@ from typing import Any
 
 from cnnexport import files
 from cnnexport.bundle import records
-from cnnexport.bundle.records import MANIFEST, MODEL, PARITY, Manifest, ModelFacts, Parity
-from cnnexport.errors import BundleError, InputError, ParityError
+from cnnexport.bundle.records import (
+    MANIFEST,
+    MODEL,
+    PARITY,
+    VERDICTS,
+    Manifest,
+    ModelFacts,
+    Parity,
+    VariantVerdict,
+    Verdicts,
+)
+from cnnexport.errors import BundleError, InputError, ParityError, RejectedError, UsageError
 from cnnexport.files import sha256
 
 SUMS = "SHA256SUMS"
@@ -34,7 +44,8 @@ def _plainly(name: str, work: Callable[[], str]) -> None:
 class Bundle:
     """A bundle: its folder, manifest and the record of its gate; the seconds of each step where it was just made.
 
-    ``strangers`` are files that lie in its folder and are no part of it.
+    ``strangers`` are files that lie in its folder and are no part of it. ``variant`` is the id of the model that was
+    asked for (``FOLDER#int8``) and ``verdict`` the record of it; None for the first.
     """
 
     path: Path
@@ -42,6 +53,8 @@ class Bundle:
     proof: Parity
     strangers: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    variant: str | None = None
+    verdict: VariantVerdict | None = None
 
     @classmethod
     def open(
@@ -49,15 +62,17 @@ class Bundle:
     ) -> Bundle:
         """The bundle in folder ``path``: its checksums, schemas and records checked, and that its gate passed.
 
-        ``proven=False`` opens one that did not pass too. ``step`` hears each check by name and makes it, which gives
-        its finding in a few words.
+        ``FOLDER#ID`` opens it at another of its models. ``proven=False`` opens one that did not pass too.
+        ``step`` hears each check by name and makes it, which gives its finding in a few words.
 
         Raises:
             InputError: no bundle.
             BundleError: a bundle incomplete or altered, or of a version newer than ours.
             ParityError: a bundle whose gate did not pass.
+            UsageError: no model of that id.
+            RejectedError: a model whose verdict is ``reject``.
         """
-        path = Path(path)
+        path, variant = parted(path)
         if not files.is_folder(path):
             what = "is a file" if files.exists(path) else "does not exist"
             raise InputError(f"{path} {what}; give a bundle, the folder that cnnexport convert makes")
@@ -84,9 +99,20 @@ class Bundle:
             told = "unknown" if proof.worst_error is None else f"{proof.worst_error:.1e}"
             return f"{'passed' if proof.passed else 'failed'}, worst error {told} {proof.tolerance.unit}"
 
-        for name, work in (("checksums", checksums), ("manifest", manifest), ("parity record", parity)):
+        def verdict() -> str:
+            judged = found["verdict"] = _verdict_of(path, found["about"], str(variant))
+            if judged is None:
+                return "of the first model: none"
+            if proven and judged.verdict == "reject":
+                raise RejectedError(f"{path / VERDICTS} rejects '{variant}': {judged.reasons[0]}; use the first model")
+            return f"{judged.verdict}, by {judged.criterion}"
+
+        steps = [("checksums", checksums), ("manifest", manifest), ("parity record", parity)]
+        for name, work in (*steps, *([("verdict", verdict)] if variant else [])):
             step(name, work)
-        return cls(path, found["about"], found["proof"], tuple(strangers))
+        judged = found.get("verdict")
+        return cls(path, found["about"], found["proof"], tuple(strangers), variant=variant if judged else None,
+                   verdict=judged)
 
     @property
     def models(self) -> tuple[ModelFacts, ...]:
@@ -96,13 +122,18 @@ class Bundle:
 
     @property
     def file(self) -> Path:
-        """The ONNX file of the first model."""
-        return self.path / self.models[0].file
+        """The ONNX file of the model that was asked for: the first, or the ``variant``."""
+        return self.path / self.model.file
+
+    @property
+    def model(self) -> ModelFacts:
+        """The model that was asked for."""
+        return next((m for m in self.models if m.id == self.variant), self.models[0])
 
     @property
     def sha256(self) -> str:
-        """The hash of the first model's file."""
-        return self.about.files[self.models[0].file].sha256
+        """The hash of that model's file."""
+        return self.about.files[self.model.file].sha256
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -127,10 +158,46 @@ class Bundle:
 
 def located(path: Path, *, proven: bool = True) -> tuple[Path, Bundle | None]:
     """The ONNX file that ``path`` means, and the bundle that it is of; None for a file alone. Raises as ``open``."""
-    if not files.is_folder(path):
+    if not files.is_folder(parted(path)[0]):
         return path, None
     found = Bundle.open(path, proven=proven)
     return found.file, found
+
+
+def parted(path: str | Path) -> tuple[Path, str | None]:
+    """The folder and the model's id that ``FOLDER#ID`` means; ``path`` and None for any other."""
+    folder, mark, variant = str(path).rpartition("#")
+    if mark and folder and variant and not files.exists(Path(path)) and files.is_folder(Path(folder)):
+        return Path(folder), variant
+    return Path(path), None
+
+
+def read_verdicts(folder: Path, manifest: Manifest) -> tuple[VariantVerdict, ...]:
+    """The verdicts of a bundle, each of a model of it. Raises BundleError where one is of another file."""
+    if VERDICTS not in manifest.files:
+        return ()
+    found = records.decode(folder / VERDICTS, _read(folder, VERDICTS), Verdicts).verdicts
+    places = {m.id: m.file for m in manifest.models}
+    for verdict in found:
+        file = places.get(verdict.model, "")
+        if (file not in manifest.files or manifest.files[file].sha256 != verdict.model_sha256
+                or manifest.files[manifest.models[0].file].sha256 != verdict.float_sha256):
+            raise BundleError(f"{folder / VERDICTS} is of another '{verdict.model}' (its SHA-256 differs); quantize "
+                              "the bundle again with --force")
+    return found
+
+
+def _verdict_of(folder: Path, manifest: Manifest, variant: str) -> VariantVerdict | None:
+    """The verdict of a model; None for the first. Raises UsageError where there is no such model."""
+    ids = [m.id for m in manifest.models]
+    if variant not in ids:
+        raise UsageError(f"{folder} has no model '{variant}'; it has {', '.join(ids) or 'float32'}")
+    if variant == ids[0]:
+        return None
+    found = next((v for v in read_verdicts(folder, manifest) if v.model == variant), None)
+    if found is None:
+        raise BundleError(f"{folder} has no verdict of '{variant}'; quantize the bundle again with --force")
+    return found
 
 
 def read_manifest(folder: Path) -> Manifest:

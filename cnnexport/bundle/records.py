@@ -1,6 +1,7 @@
-"""What ``manifest.json`` and ``parity.json`` hold: the one definition, which writes, reads and documents them.
+"""What ``manifest.json``, ``parity.json`` and ``verdict.json`` hold: one definition writes, reads and documents them.
 
-``manifest.schema.json`` and ``parity.schema.json`` beside this file are made from it (``schema``), for other readers.
+``manifest.schema.json``, ``parity.schema.json`` and ``verdicts.schema.json`` beside this file are made from it
+(``schema``), for other readers.
 A version of a schema grows when a field changes its meaning or an older reader would refuse it; older ones are read.
 """
 
@@ -20,7 +21,7 @@ from cnnexport.text import all_in_line, shortened
 
 MODEL = "model.onnx"
 """The file of the first model of a bundle, the one that the gate compared with Keras in Keras' own precision."""
-MANIFEST, PARITY = "manifest.json", "parity.json"
+MANIFEST, PARITY, VERDICTS = "manifest.json", "parity.json", "verdict.json"
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Range = tuple[float, float]
@@ -129,7 +130,10 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     id: Annotated[str, Meta(description="What a command calls it.", pattern="^[a-z0-9][a-z0-9._-]*$")]
     file: str
     precision: Annotated[str, Meta(description="What it computes in.")]
-    parity: Annotated[str, Meta(description="The file that holds its comparison with Keras.")]
+    parity: Annotated[str, Meta(
+        description="The file that holds its comparison: of the first with Keras, of others with the first.")]
+    io: Annotated[str | UnsetType, Meta(
+        description="The type of floating-point inputs and outputs, where it is not that of the manifest.")] = UNSET
 
 
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -242,7 +246,117 @@ class Parity(Struct, frozen=True, kw_only=True):
     test_set: Accuracy | UnsetType = UNSET
 
 
-Record = TypeVar("Record", Manifest, Parity)
+class CalibrationFacts(Struct, frozen=True, kw_only=True):
+    """The images that set the ranges of activations."""
+
+    source: Annotated[str, Meta(description="A data set's name, or synthetic.")]
+    sha256: Annotated[Sha256 | None, Meta(description="Over everything in the source; null of synthetic images.")]
+    split: Annotated[Literal["train", "synthetic"], Meta(description="Never the test images.")]
+    indices: tuple[int, ...]
+    method: str = "minmax"
+
+
+class Kept(Struct, frozen=True, kw_only=True):
+    """A node that was left in float32, and why."""
+
+    node: str
+    operator: str
+    reason: str
+
+
+class LayerError(Struct, frozen=True, kw_only=True):
+    """How much of a layer's output is left in a variant."""
+
+    layer: str
+    tensor: str
+    sqnr_db: Annotated[float, Meta(description="Signal in the noise of quantisation, against the first model.")]
+
+
+class PairedAccuracy(Struct, frozen=True, kw_only=True):
+    """Accuracy on labelled images against the first model, image by image."""
+
+    data: str
+    data_sha256: Sha256
+    split: str = "test"
+    images: Size
+    float_correct: Size
+    correct: Size
+    only_float_correct: Size
+    only_variant_correct: Size
+    drop_points: float
+    drop_interval_95: Annotated[Range, Meta(description="Tango's score interval of paired shares, in points.")]
+    p_value: Annotated[float, Meta(description="McNemar's exact test.")]
+    agreement: float
+    flips: Annotated[dict[str, Size], Meta(description="Images that got another class, by their own class.")] = {}
+    max_drop: Annotated[float, Meta(description="Points that were allowed.")]
+    images_needed: Annotated[int | None, Meta(
+        description="With which the same shares would ship; null where no number would.")] = None
+
+
+class Fidelity(Struct, frozen=True, kw_only=True):
+    """How near the answers are to the first model's, whatever is right."""
+
+    images: Size
+    source: str
+    top_1_agreement: float
+    agreement_interval_95: Range
+    logits_rms: Annotated[float, Meta(description="In standard deviations of the first model's logits.")]
+    logits_max: float
+    allowed_rms: float
+
+
+class SpeedFacts(Struct, frozen=True, kw_only=True):
+    """Both models in turn in one process, in pairs of fresh sessions."""
+
+    runtime: str
+    provider: str = "CPUExecutionProvider"
+    batch: int
+    threads: int
+    sessions: int
+    rounds: int
+    float_ms: float
+    variant_ms: float
+    speed_up: Annotated[float, Meta(description="Time of the first model in that of this one.")]
+    speed_up_interval_95: Range
+
+
+class VariantVerdict(Struct, frozen=True, kw_only=True):
+    """Whether a model in another precision is fit to take the place of the first, for the files of these hashes."""
+
+    model: Annotated[str, Meta(description="Its id in the manifest.")]
+    precision: Literal["int8", "fp16", "bf16"]
+    model_sha256: Sha256
+    float_sha256: Sha256
+    verdict: Literal["ship", "reject", "inconclusive"]
+    criterion: Annotated[Literal["accuracy", "fidelity"], Meta(description="What the verdict rests on.")]
+    purpose: Annotated[Literal["speed", "size"], Meta(description="What it must gain to ship.")]
+    reasons: tuple[str, ...]
+    faults: Annotated[tuple[str, ...], Meta(description="What in the file does not follow from the first.")] = ()
+    accuracy: PairedAccuracy | None
+    fidelity: Fidelity
+    speed: SpeedFacts
+    bytes: Size
+    float_bytes: Size
+    stored_rms: Annotated[float, Meta(
+        description="Off Keras' stored outputs, in standard deviations of their logits.")]
+    calibration: CalibrationFacts | None
+    settings: Annotated[dict[str, Any], Meta(description="How the file was made.")] = {}
+    kept: tuple[Kept, ...] = ()
+    layers: tuple[LayerError, ...] = ()
+    notes: tuple[str, ...] = ()
+    versions: dict[str, str] = {}
+
+
+class Verdicts(Struct, frozen=True, kw_only=True):
+    """What ``verdict.json`` holds: a verdict for each model but the first."""
+
+    NEWEST: ClassVar[int] = 1
+
+    schema_version: Annotated[int, Meta(ge=1, le=1)] = 1
+    verdicts: tuple[VariantVerdict, ...]
+
+
+Record = TypeVar("Record", Manifest, Parity, Verdicts)
 
 
 class _Versioned(Struct):

@@ -4,12 +4,12 @@
 |---|---|
 | ``app`` | ``main``, the group, errors to exit codes, commands in a child process |
 | ``types`` | what options are given as |
-| ``convert``, ``train``, ``images``, ``look``, ``verify``, ``measure`` | the commands |
+| ``convert``, ``train``, ``images``, ``look``, ``verify``, ``measure``, ``quantize`` | the commands |
 """
 
 from __future__ import annotations
 
-from cnnexport.cli import convert, images, look, measure, train, verify
+from cnnexport.cli import convert, images, look, measure, quantize, train, verify
 from cnnexport.cli.app import cli, main
 
-__all__ = ["cli", "convert", "images", "look", "main", "measure", "train", "verify"]
+__all__ = ["cli", "convert", "images", "look", "main", "measure", "quantize", "train", "verify"]

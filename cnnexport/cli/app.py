@@ -19,8 +19,8 @@ EPILOG = """
 Exit codes: 0 done; 1 an error in cnnexport itself, or something is not installed; 2 usage or
 a bad value; 3 an input that cannot be read, fetched or converted, or takes too long; 4 parity
 failed; 5 an execution provider is unavailable or did not run the graph; 6 a bundle incomplete
-or altered; 7 compare found a regression; 8 memory ran out or native code crashed; 130
-interrupted.
+or altered; 7 compare found a regression; 8 memory ran out or native code crashed; 9
+quantize judged a model reject; 130 interrupted.
 CNNEXPORT_DEBUG=1 shows tracebacks and the libraries' own logs.
 """
 

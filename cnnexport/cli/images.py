@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from cnnexport.cli.app import command, json_option
-from cnnexport.cli.types import RUNTIME
+from cnnexport.cli.types import RUNTIME, variant_option, varied
 from cnnexport.console import Counting, quiet_libraries, say, say_json, warn
 from cnnexport.errors import InputError
 
@@ -19,15 +19,17 @@ from cnnexport.errors import InputError
 @click.option("--runtime", type=RUNTIME, default="ort", show_default=True, help="What runs the bundle.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes shown of each image.")
 @click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@variant_option
 @json_option
 def predict(
-    path: Path, images: tuple[Path, ...], top: int, runtime: str, provider: str, as_json: bool
+    path: Path, images: tuple[Path, ...], top: int, runtime: str, provider: str, variant: str | None,
+    as_json: bool,
 ) -> None:
     """Classify image files with a bundle, preprocessed as its manifest says. Needs no TensorFlow."""
     from cnnexport import evaluation
     from cnnexport.classifier import predict as classify
 
-    answers, manifest = classify(path, images, top=top, runtime=runtime, provider=provider)
+    answers, manifest = classify(varied(path, variant), images, top=top, runtime=runtime, provider=provider)
     if manifest["untrained"]:
         warn(f"warning: {manifest['provenance']['statement']}")
     if as_json:
@@ -52,11 +54,12 @@ def predict(
 @click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Intra-op threads.  [default: the runtime's choice]")
+@variant_option
 @json_option
 @click.option("--quiet", is_flag=True, help="No progress.")
 def evaluate(
     path: Path, data: str, split: str, runtime: str, provider: str, batch_size: int, threads: int | None,
-    as_json: bool, quiet: bool,
+    variant: str | None, as_json: bool, quiet: bool,
 ) -> None:
     """Measure the accuracy of a bundle on labelled images, in a runtime.
 
@@ -66,8 +69,8 @@ def evaluate(
 
     with quiet_libraries() as stream:
         found = evaluation.evaluate(
-            path, data, split=split, runtime=runtime, provider=provider, batch=batch_size, threads=threads,
-            say=Counting(stream, "evaluate", quiet=quiet))
+            varied(path, variant), data, split=split, runtime=runtime, provider=provider, batch=batch_size,
+            threads=threads, say=Counting(stream, "evaluate", quiet=quiet))
     if found["untrained"]:
         warn(f"warning: {found['statement']}")
     if as_json:

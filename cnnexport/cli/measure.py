@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from cnnexport.cli.app import command, json_option, progress
-from cnnexport.cli.types import DURATION, RUNTIME, SETTING, SHARE, SIZES, Shapes, shape_option
+from cnnexport.cli.types import DURATION, RUNTIME, SETTING, SHARE, SIZES, Shapes, shape_option, varied
 from cnnexport.console import Progress, say, say_json, warn
 from cnnexport.interrupts import Interrupted
 
@@ -37,6 +37,8 @@ from cnnexport.interrupts import Interrupted
 @click.option("--latency-bound", type=DURATION, default="100ms", show_default=True,
               help="With --scenario server: what 99 % of the queries must stay under.")
 @shape_option
+@click.option("--variant", "variants", multiple=True, metavar="ID|all",
+              help="Models of each bundle: float32, int8, fp16, bf16; repeatable, or all of them side by side.")
 @click.option("--cuda-option", "cuda_options", multiple=True, type=SETTING,
               help="tf32, nhwc, conv_algo_search, cuda_graph, or any option of ORT's CUDA provider; several values are "
                    "swept. Repeatable.")
@@ -59,6 +61,7 @@ def bench(
     precision_goal: float,
     latency_bound: float,
     shapes: Shapes,
+    variants: tuple[str, ...],
     cuda_options: tuple[tuple[str, tuple[str, ...]], ...],
     allow_partial: bool,
     save: Path | None,
@@ -74,7 +77,8 @@ def bench(
     from cnnexport.runtimes import problems
 
     with progress(Progress, quiet=quiet) as steps:
-        outcome = benching.bench(targets, BenchOptions(
+        named = [str(varied(Path(target), variant)) for target in targets for variant in _variants(target, variants)]
+        outcome = benching.bench(named, BenchOptions(
             providers=providers, runtimes=runtimes, batches=batch, threads=threads, scenario=scenario,
             concurrency=concurrency, tune=tune, min_time=min_time, max_time=max_time, precision=precision_goal,
             latency_bound=latency_bound, shapes=dict(shapes), cuda_options=dict(cuda_options),
@@ -92,6 +96,15 @@ def bench(
         kept = f"{len(outcome.rows)} rows measured" + (f" and saved to {save}" if save and outcome.rows else "")
         raise Interrupted(f"{kept}, marked incomplete" if outcome.rows else "nothing was measured")
     sys.exit(outcome.exit_code)
+
+
+def _variants(target: str, asked: tuple[str, ...]) -> list[str | None]:
+    """The models of a target that ``--variant`` asks for; None is what its path names."""
+    from cnnexport.bundle import Bundle
+
+    if not asked:
+        return [None]
+    return list(asked) if "all" not in asked else [model.id for model in Bundle.open(target).models]
 
 
 @command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -154,3 +155,12 @@ Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 shape_option = click.option(
     "--shape", "shapes", multiple=True, type=INPUT_SHAPE, metavar="NAME=1x3x224x224",
     help="Shape of an input whose dimensions the file leaves open; repeatable.")
+
+
+variant_option = click.option("--variant", metavar="ID", help="Another model of the bundle: int8, fp16, bf16. Also as "
+                                                              "BUNDLE#ID.")
+
+
+def varied(path: Path, variant: str | None) -> Path:
+    """``path`` with the model's id that ``--variant`` gave."""
+    return path if variant is None else path.with_name(f"{path.name}#{variant}")

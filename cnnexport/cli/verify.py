@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from cnnexport.cli.app import command, json_option, progress
-from cnnexport.cli.types import DURATION, RUNTIME, Shapes, shape_option
+from cnnexport.cli.types import DURATION, RUNTIME, Shapes, shape_option, variant_option, varied
 from cnnexport.console import Progress, say, say_json, warn
 from cnnexport.errors import ParityError
 
@@ -25,6 +25,7 @@ from cnnexport.errors import ParityError
               help="A runtime that takes longer (the reference evaluator: ten times) is ended: a hostile graph may "
                    "loop without end.")
 @shape_option
+@variant_option
 @click.option("--seed", type=click.IntRange(min=0), help="Of the images compared and of an architecture's weights.")
 @click.option("--custom-objects", type=click.Path(path_type=Path), metavar="FILE.py",
               help="Python file that defines the Keras model's own layers; it is run.")
@@ -39,6 +40,7 @@ def verify(
     layers: bool,
     max_time: float,
     shapes: Shapes,
+    variant: str | None,
     seed: int | None,
     custom_objects: Path | None,
     unsafe_load: bool,
@@ -54,7 +56,7 @@ def verify(
 
     if layers and against is None:
         raise click.UsageError("--layers compares with live Keras: give --against MODEL too")
-    compared = None
+    compared, path = None, varied(path, variant)
     with progress(Progress, quiet=quiet) as steps:
         found = verification.examine(
             path, providers=providers, runtimes=runtimes, max_time=max_time, shapes=dict(shapes),

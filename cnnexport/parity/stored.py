@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from cnnexport.bundle.records import Parity
 from cnnexport.errors import ParityError
 from cnnexport.parity.comparison import ILL, Array, Comparison, compare, is_softmax, log_probabilities
 from cnnexport.parity.tolerances import Tolerance, tolerance
+
+ROUNDED_OTHERWISE, LEAST = 2.0, 1e-3
+"""How many times further off than where it was judged a variant may be, and what is always allowed."""
 
 
 def stored_bounds(proof: Parity) -> Tolerance:
@@ -43,6 +48,32 @@ def compare_with_stored(
             raise ParityError(f"{who} disagrees with Keras' stored '{name}'{whose} ({failed.level}): {_off(failed)}")
         worst = max(worst, results[0].max_error)
     return worst
+
+
+def scores(output: Array) -> Array:
+    """The scores behind an output, whose rows may be probabilities; what is not finite is far off instead."""
+    values = np.nan_to_num(np.asarray(output, np.float32), nan=1e30, posinf=1e30, neginf=-1e30)
+    return log_probabilities(values) if is_softmax(values) else values
+
+
+def distance(first: Array, second: Array) -> tuple[float, float]:
+    """How far ``second`` scores are from the ``first``, in their standard deviations: root mean square, and largest."""
+    spread = float(np.std(first, dtype=np.float64)) or 1.0
+    error = np.abs(first.astype(np.float64) - second)
+    return float(np.sqrt(np.square(error).mean())) / spread, float(error.max(initial=0.0)) / spread
+
+
+def compare_with_judged(expected: Mapping[str, Array], produced: Sequence[Array], judged: float, who: str) -> float:
+    """How far a variant's first output is from Keras', in standard deviations of its scores (root mean square).
+
+    ``judged`` is what it was off where it was judged: another runtime or processor rounds otherwise. Raises
+    ParityError where it is further off than that explains.
+    """
+    rms = distance(scores(next(iter(expected.values()))), scores(produced[0]))[0]
+    if not rms <= ROUNDED_OTHERWISE * judged + LEAST:
+        raise ParityError(f"{who} is {rms:.2g} standard deviations off Keras' stored outputs, and the variant was "
+                          f"{judged:.2g} off when it was judged; quantize the bundle again here")
+    return rms
 
 
 def _off(failed: Comparison) -> str:

@@ -22,8 +22,10 @@ class Evidence(Struct, frozen=True, kw_only=True):
     target: str
     file_sha256: str
     external_sha256: dict[str, str]
-    verified: Annotated[bool, Meta(description="A parity record of this very hash passed.")]
-    parity: Annotated[dict[str, Any] | Literal["unverified"], Meta(description="What the parity record says.")]
+    verified: Annotated[bool, Meta(
+        description="A parity record of this very hash passed, or a variant's verdict is ship.")]
+    parity: Annotated[dict[str, Any] | Literal["unverified"], Meta(
+        description="What the parity record says, or the verdict.")]
     untrained: bool | None
     proof: Annotated[dict[str, Any] | None, Meta(description="The runtime's answers beside Keras' stored ones.")]
     batch: int

@@ -58,7 +58,9 @@ class SavedRow:
 
     @property
     def status(self) -> str:
-        """Whether the file is proven: ``verified``, ``unverified``, or nothing for a foreign row."""
+        """Whether the file is proven: ``verified``, ``unverified``, a variant's verdict; nothing of a foreign row."""
+        if (judged := as_dict(self.info.get("parity")).get("verdict")) in ("ship", "inconclusive") and self.ours:
+            return str(judged)
         return "" if self.verified is None else ("verified" if self.verified else "unverified")
 
     @property

@@ -1,0 +1,61 @@
+"""A further model in a bundle: the same network in another precision, with its verdict."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from msgspec import structs
+
+from cnnexport.bundle import card, records
+from cnnexport.bundle.opening import SUMS, Bundle, read_verdicts, write_sums
+from cnnexport.bundle.records import MANIFEST, VERDICTS, FileFacts, ModelFacts, VariantVerdict
+from cnnexport.errors import UsageError
+from cnnexport.files import sha256, write_text
+
+CARD = "README.md"
+
+
+def file_name(variant: str) -> str:
+    """What the file of a variant is called."""
+    return f"model.{variant}.onnx"
+
+
+def copied(found: Bundle, folder: Path, variant: str, *, force: bool) -> None:
+    """Copy a bundle to ``folder``, without the ``variant`` that is to be made.
+
+    Raises UsageError where it has that variant already, and ``force`` does not replace it, or holds files that are no
+    part of it and would be lost.
+    """
+    if found.strangers:
+        raise UsageError(f"{found.path} holds {found.strangers[0]}, which is no part of the bundle; move it away")
+    if any(m.id == variant for m in found.models) and not force:
+        raise UsageError(f"{found.path} has the model '{variant}' already; give --force to replace it")
+    for name in (*found.about.files, MANIFEST, SUMS):
+        if name != file_name(variant):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(found.path / name, folder / name)
+
+
+def add(found: Bundle, folder: Path, model: ModelFacts, verdict: VariantVerdict) -> None:
+    """Write the records of the copy of ``found`` in ``folder``, which holds the file of ``model`` by now."""
+    verdicts = (*(v for v in read_verdicts(found.path, found.about) if v.model != model.id), verdict)
+    _write(folder / VERDICTS, records.Verdicts(verdicts=verdicts))
+    files = {**found.about.files, **{name: _facts(folder / name) for name in (model.file, VERDICTS)}}
+    about = structs.replace(
+        found.about, schema_version=2, files=files,
+        models=(*(m for m in found.models if m.id != model.id), model))
+    write_text(folder / CARD, card.model_card(about, found.proof, verdicts))
+    files[CARD] = _facts(folder / CARD)
+    _write(folder / MANIFEST, structs.replace(about, files=files))
+    write_sums(folder)
+
+
+def _write(path: Path, record: records.Manifest | records.Verdicts) -> None:
+    from cnnexport.bundle import write_record
+
+    write_record(path, record)
+
+
+def _facts(path: Path) -> FileFacts:
+    return FileFacts(bytes=path.stat().st_size, sha256=sha256(path))

@@ -1,0 +1,227 @@
+"""`quantize`: the same network in int8, fp16 or bf16, a further model of its bundle, and the verdict on it. No Keras.
+
+| module | what |
+|---|---|
+| ``calibration`` | the images that set the ranges of int8 |
+| ``int8``, ``half`` | write the file, by ONNX Runtime's own tools |
+| ``layers`` | tensors inside both files: how much each layer lost |
+| ``audit`` | whether each weight and range follows from the float32 file |
+| ``measuring``, ``paired`` | both files on the same images and in turn on the clock; what that says |
+| ``verdict`` | ``ship``, ``reject`` or ``inconclusive`` |
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from msgspec import UNSET
+
+from cnnexport import bundle, runtimes
+from cnnexport.bundle import Bundle, variants
+from cnnexport.bundle.manifest import versions
+from cnnexport.bundle.opening import parted
+from cnnexport.bundle.records import Fidelity, ModelFacts, PairedAccuracy, VariantVerdict
+from cnnexport.classifier import Classifier
+from cnnexport.data import load
+from cnnexport.errors import BundleError, InputError, RejectedError, UsageError
+from cnnexport.evaluation import matched_labels, split_of
+from cnnexport.parity.stored import distance, scores
+from cnnexport.precision import audit, half, int8, measuring
+from cnnexport.precision.calibration import (
+    DEFAULT_IMAGES,
+    FEWEST_IMAGES,
+    Calibration,
+    batch_size,
+    choose,
+    synthetic,
+)
+from cnnexport.precision.layers import layer_errors
+from cnnexport.precision.verdict import ALLOWED_RMS, Purpose, judge
+from cnnexport.verification import check_model, stored_vectors
+
+Precision = Literal["int8", "fp16", "bf16"]
+PRECISIONS: tuple[Precision, ...] = ("int8", "fp16", "bf16")
+_PROBES = 64
+"""Synthetic images that nearness is measured on, where there are no labelled ones."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is asked of a variant."""
+
+    precision: Precision
+    io: Literal["float32", "same"]
+    purpose: Purpose
+    max_drop: float
+    seed: int
+    threads: int | None
+    keep: tuple[str, ...]
+
+
+def quantize(
+    path: str | Path,
+    precision: str,
+    *,
+    calibration: str | None = None,
+    data: str | None = None,
+    max_drop: float = 0.5,
+    io: str = "float32",
+    purpose: str | None = None,
+    images: int = DEFAULT_IMAGES,
+    seed: int = 0,
+    threads: int | None = None,
+    keep: Sequence[str] = (),
+    keep_rejected: bool = False,
+    force: bool = False,
+    progress: Callable[[str], None] = lambda step: None,
+) -> VariantVerdict:
+    """Write the network of the bundle at ``path`` in ``precision`` beside its first model, and judge it.
+
+    ``calibration`` names the ``images`` that ranges are measured on (``data.load``'s sources, or "synthetic"), ``data``
+    labelled images whose test split tells what accuracy is lost; ``max_drop`` are the points that it may. ``purpose``
+    is what must be gained, "speed" (of int8) or "size".
+    ``keep`` are layers that int8 leaves in float32. A variant whose verdict is ``reject`` is not published;
+    ``keep_rejected`` keeps it aside.
+
+    Raises:
+        UsageError: values that do not go together, images that are not named, or a variant that is there already.
+        InputError: no bundle of a classifier, images that cannot be read, or nothing to quantise.
+        RejectedError: the verdict is ``reject``.
+    """
+    plan = _plan(precision, io, purpose, max_drop, seed, threads, tuple(keep))
+    if not FEWEST_IMAGES <= images <= 100_000:
+        raise UsageError(f"{images} calibration images: give {FEWEST_IMAGES} to 100,000")
+    if precision != "int8" and keep:
+        raise UsageError(f"--keep is for int8; {precision} measures what to keep: leave it out")
+    if precision != "int8" and calibration is not None:
+        raise UsageError(f"--calibration is for int8; {precision} has no ranges to measure: leave it out")
+    if (asked := parted(path)[1]) is not None:
+        raise UsageError(f"{path} names the model '{asked}', and quantize starts from the first model; leave "
+                         f"'#{asked}' out")
+    place = Path(os.path.realpath(path))
+    first = Classifier.open(place, threads=threads)  # told before anything is written beside it
+    with ExitStack() as stack:
+        stack.enter_context(bundle.reserved(place))
+        folder = stack.enter_context(bundle.staging(place))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cnnexport-")))
+        found = Bundle.open(place)
+        if first.bundle is None or first.bundle.sha256 != found.sha256:
+            raise BundleError(f"{path} was replaced by another bundle just now; give the command again")
+        variants.copied(found, folder, precision, force=force)
+        _refuse_external(found)
+        named = choose(first, calibration, count=images, seed=seed) if precision == "int8" else None
+        labelled = load(data, training=False) if data is not None else None  # told before minutes of work
+        if labelled is not None:
+            matched_labels(labelled, split_of(labelled, "test"), first.labels)
+        progress(f"quantize to {precision}")
+        file = folder / variants.file_name(precision)
+        made = _write(plan, found.file, file, first, named, scratch)
+        verdict = _judged(plan, found, first, file, made, named, labelled, scratch, progress)
+        model = ModelFacts(id=precision, file=file.name, precision=precision, parity=bundle.VERDICTS,
+                           io="float16" if io == "same" else UNSET)
+        variants.add(found, folder, model, verdict)
+        if verdict.verdict == "reject":
+            kept = ""
+            if keep_rejected:
+                kept = f"; kept as {bundle.set_aside(folder, place.with_name(f'{place.name}.{precision}'))}"
+            raise Rejected(f"{path} in {precision} is rejected: {verdict.reasons[0]}{kept}", verdict)
+        bundle.publish(folder, place)
+    return verdict
+
+
+class Rejected(RejectedError):
+    """A variant that was just made and rejected, with its ``verdict``."""
+
+    def __init__(self, message: str, verdict: VariantVerdict) -> None:
+        super().__init__(message)
+        self.verdict = verdict
+
+
+def _plan(
+    precision: str, io: str, purpose: str | None, max_drop: float, seed: int, threads: int | None, keep: tuple[str, ...]
+) -> _Plan:
+    """What is asked, checked. Raises UsageError."""
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision '{precision}' is unknown; choose one of {', '.join(PRECISIONS)}")
+    if io not in ("float32", "same") or (io == "same" and precision != "fp16"):
+        raise UsageError(f"--io {io} does not go with {precision}: its inputs and outputs are float32; leave it out")
+    if purpose not in (None, "speed", "size"):
+        raise UsageError(f"purpose '{purpose}' is unknown; choose speed or size")
+    if not 0 < max_drop <= 100:
+        raise UsageError(f"--max-drop is {max_drop:g}: give points of accuracy, above 0 and up to 100")
+    chosen = purpose or ("speed" if precision == "int8" else "size")
+    return _Plan(precision, cast(Any, io), cast(Purpose, chosen), max_drop, seed, threads, keep)
+
+
+def _refuse_external(found: Bundle) -> None:
+    if any(name.startswith(f"{found.file.name}.") for name in found.about.files):
+        raise InputError(f"{found.file} keeps its weights in a file beside it; models above 2 GB are not quantised yet")
+
+
+def _write(
+    plan: _Plan, source: Path, file: Path, first: Classifier, named: Calibration | None, scratch: Path
+) -> int8.Made:
+    """Write the variant, in its precision."""
+    if named is not None:
+        return int8.write(source, file, named.batches, plan.keep)
+    if plan.precision == "bf16":
+        return half.write_bf16(source, file)
+    return half.write_fp16(source, file, synthetic(first, 2 * batch_size(first), plan.seed), scratch, plan.io)
+
+
+def _judged(
+    plan: _Plan, found: Bundle, first: Classifier, file: Path, made: int8.Made, named: Calibration | None,
+    labelled: Any, scratch: Path, progress: Callable[[str], None],
+) -> VariantVerdict:
+    """Measure the variant beside the first model, and judge it."""
+    progress("audit")
+    check_model(file)
+    faults = audit.faults(found.file, file, named.batches if named else None, scratch)
+    dtype = "float16" if plan.io == "same" else first.dtype
+    second = replace(first, session=runtimes.get(runtimes.DEFAULT).open(file, threads=plan.threads), dtype=dtype)
+    probes = named.batches if named else synthetic(first, 2 * batch_size(first), plan.seed)
+    errors = () if plan.io == "same" else layer_errors(found.about.layers, found.file, file, probes, scratch)
+    progress("compare")
+    accuracy, near = _compared(plan, first, second, labelled)
+    vectors = stored_vectors(found)
+    given = {name: a.astype(dtype) if a.dtype == np.float32 else a for name, a in vectors[0].items()}
+    stored = distance(scores(next(iter(vectors[1].values()))), scores(second.session.run(None, given)[0]))
+    progress("time")
+    probe = next(synthetic(replace(first, batch=first.batch), 1, plan.seed)())
+    speed = measuring.speed(found.file, file, (probe, {n: a.astype(dtype) for n, a in probe.items()}),
+                            first.batch or 1, threads=plan.threads)
+    untrained, size, float_size = found.about.untrained, file.stat().st_size, found.file.stat().st_size
+    outcome, reasons = judge(purpose=plan.purpose, untrained=untrained, faults=faults, accuracy=accuracy, near=near,
+                             speed=speed, size=size, float_size=float_size)
+    return VariantVerdict(
+        model=plan.precision, precision=plan.precision, model_sha256=bundle.sha256(file), float_sha256=found.sha256,
+        verdict=outcome, criterion="fidelity" if accuracy is None or untrained else "accuracy", purpose=plan.purpose,
+        reasons=reasons, faults=faults, accuracy=accuracy, fidelity=near, speed=speed, bytes=size,
+        float_bytes=float_size, stored_rms=stored[0], calibration=None if named is None else named.facts,
+        settings=made.settings, kept=made.kept, layers=errors, notes=(*made.notes, *(named.notes if named else ())),
+        versions=versions())
+
+
+def _compared(
+    plan: _Plan, first: Classifier, second: Classifier, labelled: Any
+) -> tuple[PairedAccuracy | None, Fidelity]:
+    """What labelled images say, where there are any, and how near the answers are."""
+    allowed = ALLOWED_RMS[plan.precision]
+    if labelled is None:
+        float32 = replace(first, dtype="float32")
+        probes = ([f[first.input].transpose(0, 2, 3, 1) if first.channels_first else f[first.input]
+                   for f in synthetic(float32, _PROBES, plan.seed + 1)()])
+        return None, measuring.fidelity(measuring.answers(first, second, probes), "synthetic", allowed)
+    part = split_of(labelled, "test")
+    assert first.preparation is not None
+    both = measuring.answers(first, second, part.batches(first.preparation, first.batch or 32))
+    labels = matched_labels(labelled, part, first.labels)
+    return (measuring.accuracy(both, labels, labelled, part, plan.max_drop),
+            measuring.fidelity(both, labelled.name, allowed))
