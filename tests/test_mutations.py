@@ -20,7 +20,7 @@ def test_the_sound_file_passes(subject: mutants.Subject, tmp_path: Path) -> None
 
 
 def test_every_fault_is_caught_and_its_layer_named(subject: mutants.Subject, tmp_path: Path) -> None:
-    sites = 1 if subject.name == "alexnet" else 2
+    sites = 2 if subject.name == "lenet5" else 1
     outcomes = [mutants.try_mutant(subject, m, tmp_path)
                 for m in mutants.mutants(subject.proto, subject.model, sites=sites)]
     assert len(outcomes) >= 10 and all(o.caught for o in outcomes), [o for o in outcomes if not o.caught]
