@@ -207,9 +207,10 @@ def compare_layers(
 ) -> list[LayerComparison]:
     """Compare every mapped layer with its tensor; ``tensors`` are ONNX Runtime's by name, ``witnesses`` the truth.
 
-    Where the outputs ``agree``, a layer that its tensor does not hold is no fault if what reads it is right: the tensor
-    may hold a layer before it (what follows was folded forward), the same values in another order (what was flattened
-    before it lies in ONNX's order) or scaled (a part of the layer after it was folded back).
+    A layer that its tensor does not hold is no fault if what reads it is right, and the outputs where nothing does: the
+    tensor may hold it scaled (a part of the layer after it was folded back) or, where outputs ``agree``, a layer before
+    it (what follows was folded forward) or the same values in another order (what was flattened before it lies in ONNX's
+    order).
     """
     done: dict[str, LayerComparison] = {}
     members: dict[str, list[LayerTensor]] = {}
@@ -241,7 +242,7 @@ def compare_layers(
             reason = row.reason or ("its tensor is not in the file" if row.tensor else "not compared")
             done[row.layer] = replace(_uncompared(row, reason), passed=False if missing else None)
         results.append(replace(done[row.layer], shape=shape))
-    return _forgiven(results, calls, tensors, allowed) if agree else results
+    return _forgiven(results, calls, tensors, allowed, agree)
 
 
 def _uncompared(row: LayerTensor, reason: str) -> LayerComparison:
@@ -249,7 +250,8 @@ def _uncompared(row: LayerTensor, reason: str) -> LayerComparison:
 
 
 def _forgiven(
-    results: Sequence[LayerComparison], calls: Mapping[str, Call], tensors: Mapping[str, Array], allowed: Tolerance
+    results: Sequence[LayerComparison], calls: Mapping[str, Call], tensors: Mapping[str, Array], allowed: Tolerance,
+    agree: bool,
 ) -> list[LayerComparison]:
     """The results without the failures of layers that no tensor need hold, where every layer that reads them is right.
 
@@ -260,7 +262,8 @@ def _forgiven(
     right: dict[str, bool] = {}  # whether a layer was compared and is right, or else all that read it are
     for path in reversed(list(calls)):
         call, row = calls[path], rows.get(path)
-        read = all(right.get(reader, True) for reader in readers.get(path, []))
+        # Of what nothing reads only the outputs tell whether it is right.
+        read = all(right.get(reader, True) for reader in readers.get(path, [])) and (agree or path in readers)
         if (row is not None and row.passed is False and call.output is not None and row.tensor is not None
                 and row.tensor in tensors and read
                 and (not call.weighted or _scaled(call.output, tensors[row.tensor], allowed))):
