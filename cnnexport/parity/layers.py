@@ -209,8 +209,8 @@ def compare_layers(
 
     A layer that its tensor does not hold is no fault if what reads it is right, and the outputs where nothing does: the
     tensor may hold it scaled (a part of the layer after it was folded back) or, where outputs ``agree``, a layer before
-    it (what follows was folded forward) or the same values in another order (what was flattened before it lies in ONNX's
-    order).
+    it (what follows was folded forward) or the same values in another order (what was flattened before it lies in
+    ONNX's order).
     """
     done: dict[str, LayerComparison] = {}
     members: dict[str, list[LayerTensor]] = {}
