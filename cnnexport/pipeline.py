@@ -232,11 +232,12 @@ def _prove(
         except NewerModelError as error:
             raise InputError(f"the ONNX Runtime installed here does not load opset {written.opset} yet, so the model "
                              "cannot be proven; use a lower --opset") from error
-        if parity.left_open(verdict, answers, written.graph):
+        if left := parity.left_open(verdict, answers, written.graph):
             from cnnexport.parity.streaming import stream_the_rest
 
             model, ending = made()
-            verdict = stream_the_rest(verdict, model, ending.kept, answers, written.graph, file, criterion, tell=tell)
+            verdict = stream_the_rest(
+                verdict, model, ending.kept, answers, written.graph, file, criterion, left, tell=tell)
     record = parity.record(verdict, sha256=written.files[0].sha256, versions=versions(), seed=options.seed,
                            allowed=criterion.tolerance)
     if written.test is not None and record.passed:
@@ -271,7 +272,7 @@ def _describe(
     chart = error_growth(target.name, verdict.layers, parity.tolerance.max_error)
     (folder / bundle.LAYERS).write_text(chart, encoding="utf-8")
     small.append(bundle.LAYERS)
-    files |= {file: _facts(folder / file) for file in small}
+    files |= {file: bundle.file_facts(folder / file) for file in small}
     inputs = tuple(manifests.input_tensor(p, written.value_range if p.dtype.startswith("float") else None)
                    for p in graph.inputs)
     precision = parity.tolerance.precision
@@ -289,14 +290,10 @@ def _describe(
         models=(records.ModelFacts(id=precision, file=bundle.MODEL, precision=precision, parity=bundle.PARITY),),
         files=files, versions=manifests.versions())
     (folder / bundle.CARD).write_text(card.model_card(about, parity), encoding="utf-8")
-    files[bundle.CARD] = _facts(folder / bundle.CARD)
+    files[bundle.CARD] = bundle.file_facts(folder / bundle.CARD)
     bundle.write_record(folder / bundle.MANIFEST, about)
     bundle.write_sums(folder)
     return about
-
-
-def _facts(path: Path) -> FileFacts:
-    return FileFacts(bytes=path.stat().st_size, sha256=bundle.sha256(path))
 
 
 def _elements(model: Any) -> int:

@@ -106,6 +106,13 @@ def test_nodes() -> None:
     assert len(internals.nodes(keras.Sequential([keras.Input((3,)), layers.Dense(1)]))) == 2
 
 
+def test_calls() -> None:
+    """An input's node reads nothing and knows it, whatever else a graph holds."""
+    model, inner = nested()
+    assert [node.operation.name for node in internals.calls(model)][:2] == ["inner", "drop"]
+    assert len(internals.calls(inner)) == 1 and len(internals.nodes(inner)) == 2
+
+
 def test_run_graph() -> None:
     """Keras asks for each operation's stand-in and calls that, in order; nested models are one operation."""
     model, _ = nested()

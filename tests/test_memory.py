@@ -63,7 +63,7 @@ def test_tensors_inside_a_file_come_in_groups(tmp_path: Path, monkeypatch: pytes
         return own(self, names, **more)
 
     monkeypatch.setattr(exposed.Exposed, "session", session)
-    monkeypatch.setattr(exposed.Inside.__init__, "__defaults__", (1,))
+    monkeypatch.setattr(exposed, "GROUP_BYTES", 1)
     assert convert(model, output=tmp_path / "parts").proof.layers == whole and len(opened) > 5
 
 

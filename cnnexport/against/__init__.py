@@ -186,9 +186,9 @@ def verify_against(
         progress("compare")
         tell = truth.teller(model, ending.kept, answers, dropped=ending.dropped)
         verdict = parity.judge(answers, facts, file, criterion, scratch=scratch, tell=tell)
-        if not layers and about is not None and parity.left_open(verdict, answers, facts):
+        if not layers and about is not None and (left := parity.left_open(verdict, answers, facts)):
             verdict = stream_the_rest(
-                verdict, model, ending.kept, answers, facts, file, criterion, scratch=scratch, tell=tell)
+                verdict, model, ending.kept, answers, facts, file, criterion, left, scratch=scratch, tell=tell)
         rows = tuple(verdict.layers)
         # Outputs alone may not show each weight: then layers are looked for in other exporters' files unasked.
         if layers or (about is None and verdict.agree and verdict.insensitive):

@@ -91,8 +91,7 @@ def check_stored(
     """Whether ``answer`` (output names and arrays by input name, to outputs) gives Keras' stored outputs.
 
     ``vectors`` holds the folder of stored tensors and what is allowed, as the fields of a ``Tolerance``, or how far off
-    a variant was when it was ``judged``. Raises
-    ParityError where an output is further off.
+    a variant was when it was ``judged``. Raises ParityError where an output is further off.
     """
     import numpy as np
     import onnx

@@ -20,18 +20,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cnnexport.bundle.opening import SUMS, Bundle, check_sums, is_bundle, located, read_manifest, write_sums
+from cnnexport.bundle.opening import SUMS, Bundle, check_sums, file_facts, is_bundle, located, read_manifest, write_sums
 from cnnexport.bundle.publishing import publish, refuse_existing, require_space, reserved, set_aside, staging, sweep
-from cnnexport.bundle.records import MANIFEST, MODEL, PARITY, VERDICTS, Manifest, Parity, Verdicts, values
+from cnnexport.bundle.records import CARD, MANIFEST, MODEL, PARITY, VERDICTS, Manifest, Parity, Verdicts, values
 from cnnexport.files import sha256
 
-CARD = "README.md"
 LAYERS = "layers.svg"
 
 __all__ = [
     "CARD", "LAYERS", "MANIFEST", "MODEL", "PARITY", "SUMS", "VERDICTS", "Bundle", "Manifest", "Parity", "Verdicts",
-    "check_sums", "is_bundle", "located", "publish", "read_manifest", "refuse_existing", "require_space", "reserved",
-    "set_aside", "sha256", "staging", "sweep", "write_json", "write_record", "write_sums",
+    "check_sums", "file_facts", "is_bundle", "located", "publish", "read_manifest", "refuse_existing", "require_space",
+    "reserved", "set_aside", "sha256", "staging", "sweep", "write_json", "write_record", "write_sums",
 ]
 
 

@@ -17,6 +17,7 @@ from cnnexport.bundle.records import (
     MODEL,
     PARITY,
     VERDICTS,
+    FileFacts,
     Manifest,
     ModelFacts,
     Parity,
@@ -211,6 +212,11 @@ def read_parity(folder: Path, manifest: Manifest) -> Parity:
     if MODEL not in manifest.files or record.model_sha256 != manifest.files[MODEL].sha256:
         raise BundleError(f"{folder / PARITY} is of another {MODEL} (its SHA-256 differs); convert the model again")
     return record
+
+
+def file_facts(path: Path) -> FileFacts:
+    """What a manifest says of a file."""
+    return FileFacts(bytes=path.stat().st_size, sha256=sha256(path))
 
 
 def write_sums(folder: Path) -> None:

@@ -21,7 +21,7 @@ from cnnexport.text import all_in_line, shortened
 
 MODEL = "model.onnx"
 """The file of the first model of a bundle, the one that the gate compared with Keras in Keras' own precision."""
-MANIFEST, PARITY, VERDICTS = "manifest.json", "parity.json", "verdict.json"
+MANIFEST, PARITY, VERDICTS, CARD = "manifest.json", "parity.json", "verdict.json", "README.md"
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Range = tuple[float, float]

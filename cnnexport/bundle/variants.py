@@ -7,13 +7,11 @@ from pathlib import Path
 
 from msgspec import structs
 
-from cnnexport.bundle import card, records
-from cnnexport.bundle.opening import SUMS, Bundle, read_verdicts, write_sums
-from cnnexport.bundle.records import MANIFEST, VERDICTS, FileFacts, ModelFacts, VariantVerdict
+from cnnexport.bundle import card, records, write_record
+from cnnexport.bundle.opening import SUMS, Bundle, file_facts, read_verdicts, write_sums
+from cnnexport.bundle.records import CARD, MANIFEST, VERDICTS, ModelFacts, VariantVerdict
 from cnnexport.errors import UsageError
-from cnnexport.files import sha256, write_text
-
-CARD = "README.md"
+from cnnexport.files import write_text
 
 
 def file_name(variant: str) -> str:
@@ -40,22 +38,12 @@ def copied(found: Bundle, folder: Path, variant: str, *, force: bool) -> None:
 def add(found: Bundle, folder: Path, model: ModelFacts, verdict: VariantVerdict) -> None:
     """Write the records of the copy of ``found`` in ``folder``, which holds the file of ``model`` by now."""
     verdicts = (*(v for v in read_verdicts(found.path, found.about) if v.model != model.id), verdict)
-    _write(folder / VERDICTS, records.Verdicts(verdicts=verdicts))
-    files = {**found.about.files, **{name: _facts(folder / name) for name in (model.file, VERDICTS)}}
+    write_record(folder / VERDICTS, records.Verdicts(verdicts=verdicts))
+    files = {**found.about.files, **{name: file_facts(folder / name) for name in (model.file, VERDICTS)}}
     about = structs.replace(
         found.about, schema_version=2, files=files,
         models=(*(m for m in found.models if m.id != model.id), model))
     write_text(folder / CARD, card.model_card(about, found.proof, verdicts))
-    files[CARD] = _facts(folder / CARD)
-    _write(folder / MANIFEST, structs.replace(about, files=files))
+    files[CARD] = file_facts(folder / CARD)
+    write_record(folder / MANIFEST, structs.replace(about, files=files))
     write_sums(folder)
-
-
-def _write(path: Path, record: records.Manifest | records.Verdicts) -> None:
-    from cnnexport.bundle import write_record
-
-    write_record(path, record)
-
-
-def _facts(path: Path) -> FileFacts:
-    return FileFacts(bytes=path.stat().st_size, sha256=sha256(path))

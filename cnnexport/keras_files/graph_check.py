@@ -225,7 +225,7 @@ def _made_inputs(node: Any, call: Any) -> list[Any]:
 
 def _told(pairs: _Pairs, model: Any, calls: dict[Any, list[Any]], tensor: _Tensor, made: Any) -> str:
     """The difference in words: a layer that is called more or less often, or else one that is wired otherwise."""
-    loaded = Counter(node.operation.name for node in internals.nodes(model) if not node.is_input)
+    loaded = Counter(node.operation.name for node in internals.calls(model))
     for name, its in calls.items():
         count = loaded[pairs.operations[name].name if name in pairs.operations else name]
         if len(its) != count:

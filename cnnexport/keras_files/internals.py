@@ -59,6 +59,11 @@ def nodes(model: Any) -> list[Any]:
     return [node for depth in sorted(depths, reverse=True) for node in depths[depth]]
 
 
+def calls(model: Any) -> list[Any]:
+    """The nodes of a model's graph but for its inputs."""
+    return [node for node in nodes(model) if not node.is_input]
+
+
 def run_graph(graph: Any, inputs: Any, each: Callable[[Any], Callable[..., Any]] = lambda operation: operation) -> Any:
     """Run a graph on tensors with ``each(operation)`` called in every operation's place.
 
@@ -67,9 +72,9 @@ def run_graph(graph: Any, inputs: Any, each: Callable[[Any], Callable[..., Any]]
     import keras
 
     tensors = {id(x): y for x, y in zip(graph.inputs, keras.tree.flatten(inputs))}
-    calls = [node for node in nodes(graph) if node.operation is not None and not node.is_input]
-    left = Counter(id(x) for x in [*(x for node in calls for x in node.input_tensors), *graph.outputs])
-    for node in calls:
+    made = calls(graph)
+    left = Counter(id(x) for x in [*(x for node in made for x in node.input_tensors), *graph.outputs])
+    for node in made:
         run_node(node, tensors, each)
         for x in node.input_tensors:
             left[id(x)] -= 1

@@ -11,6 +11,7 @@
 | ``answers`` | what only Keras knows, as arrays |
 | ``graph`` | what is read from one ONNX graph |
 | ``exposed`` | the file as it is, with inner tensors given out |
+| ``groups`` | large values by name, a group of them in memory at a time |
 | ``gate`` | ``judge``: the file in a runtime against Keras' answers, by a criterion |
 | ``witness``, ``truth`` | what Keras itself loses, told by float64 or by rounding (``truth`` imports Keras) |
 | ``matching`` | layers of another exporter's file, by their numbers (imports Keras) |

@@ -88,14 +88,14 @@ def compare(
     finite = np.isfinite(b)
     everything = bool(finite.all())
     kept = b if everything else b[finite]
-    spread, size = _spread(kept), float(np.abs(kept).max()) if kept.size else 0.0
+    spread, size = spread_of(kept), float(np.abs(kept).max()) if kept.size else 0.0
     rows = batch if batch is not None else int(b.shape[0]) if b.ndim else 1
     infinite = float("inf")
     if a.shape != b.shape or (not everything and not np.array_equal(a[~finite], b[~finite], equal_nan=True)) or (
             np.isfinite(a) != finite).any():
         return Comparison(name, level, rows, spread, infinite, infinite, infinite, None, None, False, kind,
                           failed="where numbers are finite" if a.shape == b.shape else "shape")
-    worst, rms = _distance(a if everything else a[finite], kept)
+    worst, rms = errors_of(a if everything else a[finite], kept)
     own = others[0].dtype if others else expected.dtype  # the truth may be in more digits than anything is computed in
     eps = float(np.finfo(own).eps) if np.issubdtype(own, np.floating) else 0.0
     unit = max(spread, least_spread)
@@ -103,7 +103,7 @@ def compare(
         unit = max(unit, 2 * size * logits_spread)
     rounding = allowed.rounding_ulps * eps * size
     others = [o if everything else o[finite] for o in others]
-    errors = [_distance(o, kept) for o in others if bool(np.isfinite(o).all())]
+    errors = [errors_of(o, kept) for o in others if bool(np.isfinite(o).all())]
     own_worst, own_rms = (max((e[i] for e in errors), default=0.0) for i in (0, 1))
     # Where long sums are taken one by one, errors grow with a root of the length that Keras' pairwise sums do not know.
     longer = max(1.0, math.sqrt(allowed.longest_sum) / _PAIRWISE)
@@ -130,13 +130,13 @@ def _pieces(*arrays: Array) -> Iterator[list[Array]]:
         yield [values[start:start + _PIECE].astype(np.float64) for values in flat]
 
 
-def _spread(array: Array) -> float:
+def spread_of(array: Array) -> float:
     """The standard deviation, 0 of nothing."""
     mean = sum(float(x.sum()) for x, in _pieces(array)) / max(array.size, 1)
     return math.sqrt(sum(float(np.square(x - mean).sum()) for x, in _pieces(array)) / max(array.size, 1))
 
 
-def _distance(a: Array, b: Array) -> tuple[float, float]:
+def errors_of(a: Array, b: Array) -> tuple[float, float]:
     """The largest difference and the root of the mean square of all, 0 of nothing."""
     worst = squares = 0.0
     for x, y in _pieces(a, b):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cnnexport import memory, runtimes
@@ -11,6 +11,7 @@ from cnnexport.conversion.ports import Port
 from cnnexport.errors import InputError
 from cnnexport.parity.comparison import Array
 from cnnexport.parity.graph import to_onnx_layout
+from cnnexport.parity.groups import InGroups, groups
 from cnnexport.runtimes import Session
 from cnnexport.text import all_in_line
 
@@ -68,6 +69,16 @@ class Exposed:
             raise InputError(
                 f"{self._runtime.title} cannot run the converted model: {all_in_line(error)}") from error
 
+    def inside(
+        self, sizes: Mapping[str, int], arrays: Sequence[Array], ports: Sequence[Port]
+    ) -> InGroups[Array]:
+        """The tensors of ``sizes`` (about the bytes of each, in the order in which they will be asked for), by name."""
+        def fetch(names: Sequence[str]) -> dict[str, Array]:
+            session, present = self.session(names)
+            return self.run(session, present, arrays, ports)
+
+        return InGroups(groups(sizes, GROUP_BYTES), fetch)
+
     def _known(self) -> set[str]:
         import onnx
 
@@ -85,40 +96,3 @@ class Exposed:
             file.truncate(self._size)
             file.seek(self._size)
             file.write(extra.SerializeToString())
-
-
-class Inside(Mapping[str, Array]):
-    """Tensors inside an exposed file for one case, by name, fetched in groups as they are asked for.
-
-    ``sizes`` are about the bytes of each, in the order in which they will be asked for. One group is held at a time.
-    """
-
-    def __init__(
-        self, exposed: Exposed, sizes: Mapping[str, int], arrays: Sequence[Array], ports: Sequence[Port],
-        most: int = GROUP_BYTES,
-    ) -> None:
-        self._exposed, self._arrays, self._ports = exposed, arrays, ports
-        self._group: dict[str, int] = {}
-        number = total = 0
-        for name, size in sizes.items():
-            if total and total + size > most:
-                number, total = number + 1, 0
-            total += size
-            self._group[name] = number
-        self._held: dict[str, Array] = {}
-        self._number = -1
-
-    def __getitem__(self, name: str) -> Array:
-        if self._group[name] != self._number:
-            self._number, self._held = self._group[name], {}
-            memory.give_back()
-            names = [n for n, number in self._group.items() if number == self._number]
-            session, present = self._exposed.session(names)
-            self._held = self._exposed.run(session, present, self._arrays, self._ports)
-        return self._held[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._group)
-
-    def __len__(self) -> int:
-        return len(self._group)

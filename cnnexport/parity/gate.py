@@ -19,7 +19,7 @@ from cnnexport import memory, runtimes
 from cnnexport.errors import InputError
 from cnnexport.parity.answers import KerasAnswers
 from cnnexport.parity.comparison import ILL, Array, Comparison, compare, is_softmax, log_probabilities
-from cnnexport.parity.exposed import Exposed, Inside
+from cnnexport.parity.exposed import Exposed
 from cnnexport.parity.graph import DROPPING, GraphFacts, to_onnx_layout
 from cnnexport.parity.inputs import NON_FINITE, SIZED, Case
 from cnnexport.parity.layers import (
@@ -31,6 +31,7 @@ from cnnexport.parity.layers import (
     covered_layers,
     first_diverging,
     layer_tensors,
+    readers_of,
 )
 from cnnexport.parity.precision import lower_in_file
 from cnnexport.parity.tolerances import Tolerance, tolerance
@@ -197,12 +198,12 @@ def left_open(found: Verdict, answers: KerasAnswers, facts: GraphFacts) -> list[
     elif found.reason == "insensitive":
         # What has no tensor of its own shows in those of what reads it.
         homeless = {row.layer for row in layer_map(answers, facts) if row.tensor is None}
-        left = list(found.insensitive)
+        readers, left = readers_of(answers.calls), list(found.insensitive)
         while left:
             if (layer := left.pop()) not in settling:
                 settling[layer] = None
                 if layer in homeless:
-                    left += [path for path, call in answers.calls.items() if layer in call.sources]
+                    left += readers.get(layer, [])
     return [layer for layer in settling if answers.calls[layer].output is None]
 
 
@@ -357,6 +358,6 @@ def _compare_kept_layers(
     truth: Truth | None = None,
 ) -> list[LayerComparison]:
     rows = layer_map(keras, facts)
-    inside = Inside(exposed, held_bytes(rows, keras.calls), keras.answers[0].case.inputs, facts.inputs)
+    inside = exposed.inside(held_bytes(rows, keras.calls), keras.answers[0].case.inputs, facts.inputs)
     return compare_layers(rows, keras.calls, inside, allowed, agree=agree,
                           witnesses=None if truth is None else truth.layers)

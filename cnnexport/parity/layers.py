@@ -124,7 +124,7 @@ def layer_tensors(
         if layer and outputs and operator != "Transpose":
             last[layer] = outputs[0]
             makers[outputs[0]] = operator, layer
-    readers = _readers(calls)
+    readers = readers_of(calls)
     found: dict[str, LayerTensor] = {}
     holder: dict[str, str] = {}
     for path, call in calls.items():
@@ -257,7 +257,7 @@ def _forgiven(
 
     Of a layer with weights the tensor must at least be its output scaled; one without has nothing else to be proven.
     """
-    readers = _readers(calls)
+    readers = readers_of(calls)
     rows = {row.layer: row for row in results}
     right: dict[str, bool] = {}  # whether a layer was compared and is right, or else all that read it are
     for path in reversed(list(calls)):
@@ -273,7 +273,7 @@ def _forgiven(
     return list(rows.values())
 
 
-def _readers(calls: Mapping[str, Call]) -> dict[str, list[str]]:
+def readers_of(calls: Mapping[str, Call]) -> dict[str, list[str]]:
     """The layers that read the output of each."""
     readers: dict[str, list[str]] = {}
     for path, reading in calls.items():
@@ -290,7 +290,7 @@ def covered_layers(
     What was folded forward, scaled or reordered for what is behind it has no tensor that holds its own output.
     """
     holds = {row.layer: row.holds for row in rows}
-    readers = _readers(calls)
+    readers = readers_of(calls)
     covered: set[str] = set()
     for row in reversed(results):
         call, held = calls.get(row.layer), calls.get(holds.get(row.layer) or "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,15 +57,21 @@ def ask(
     calls = ran.calls
     made = [CaseAnswer(first, ran.outputs, ran.logits)]
     answer = traced(model, found, ran.outputs, first.inputs, inputs, fixed=batch is not None)
-    widest = max((4 * math.prod(c.shape[1:]) for c in calls.values() if c.shape), default=1)
     for case in cases(inputs, seed=seed, value_range=value_range, batch=batch, macs=macs,
-                      most=max(ROW_BYTES // max(widest, 1), 1))[1:]:
+                      most=rows_at_once(calls, 4))[1:]:
         ran = answer(case.inputs)
         made.append(CaseAnswer(case, ran.outputs, ran.logits))
     if is_open(inputs):
         made += _other_sizes(model, found, inputs, batch or 1, seed, value_range)
     effects = sensitivity.effects(model, found, made[0].case.inputs, seed=seed) if layers else {}
     return KerasAnswers(made, tuple(None if h is None else h.activation for h in found), calls, effects, asked(model))
+
+
+def rows_at_once(calls: Mapping[str, Call], width: int) -> int:
+    """How many rows keep the largest output of a layer within ROW_BYTES, in numbers of ``width`` bytes; at least one.
+    """
+    widest = max((width * math.prod(c.shape[1:]) for c in calls.values() if c.shape), default=1)
+    return max(ROW_BYTES // max(widest, 1), 1)
 
 
 def _other_sizes(
@@ -150,6 +156,20 @@ def run(
     with internals.letting_go(model), _observed(model, calls, wanted, limit) if layers else nullcontext():
         results, before = call(model, heads, fed)
     return LiveRun(*_arrays(results, before), calls)
+
+
+def run_in_groups(
+    model: Any, heads: Sequence[Any], arrays: Sequence[Array], layers: Sequence[str], limit: int,
+    progress: Callable[[str], None],
+) -> Iterator[tuple[list[str], dict[str, Call]]]:
+    """``layers`` in groups whose outputs take up to ``limit`` bytes, each with the calls of a run that has them."""
+    left = list(layers)
+    while left:
+        progress(f"layers {len(layers) - len(left) + 1} to {len(layers)}")
+        calls = run(model, heads, arrays, layers=True, wanted=set(left).__contains__, limit=limit).calls
+        group = [layer for layer in left if calls[layer].output is not None] or left[:1]
+        yield group, calls
+        left = [layer for layer in left if layer not in group]
 
 
 def call(model: Any, heads: Sequence[Any], fed: Sequence[Any]) -> tuple[list[Any], list[Any]]:

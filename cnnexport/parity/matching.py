@@ -59,7 +59,7 @@ def match_layers(
     """
     from cnnexport.parity import live
 
-    left = [w for w in wanted if (c := keras.calls[w]).count == 1 and c.shape is not None and c.varied]
+    varied = [w for w in wanted if (c := keras.calls[w]).count == 1 and c.shape is not None and c.varied]
     inputs = keras.answers[0].case.inputs
     outputs = [port.name for port in facts.outputs]
     names = [name for _, _, made in facts.nodes for name in made if name]
@@ -79,16 +79,11 @@ def match_layers(
             for name, array in produced(present[start:start + _TENSORS]).items():
                 if (made := _print(array)) is not None:
                     prints[name] = made
-        while left:
-            progress(f"layers {len(wanted) - len(left) + 1} to {len(wanted)}")
-            members = set(left)
-            calls = live.run(model, heads, inputs, layers=True, wanted=members.__contains__, limit=limit).calls
-            group = [layer for layer in left if calls[layer].output is not None] or left[:1]
+        for group, calls in live.run_in_groups(model, heads, inputs, varied, limit, progress):
             for layer in group:
                 tensor = _held(calls[layer], prints, produced, criterion)
                 if tensor is not None:
                     found[layer] = tensor
-            left = [layer for layer in left if layer not in group]
     return found
 
 

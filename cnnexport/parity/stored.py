@@ -9,7 +9,16 @@ import numpy as np
 
 from cnnexport.bundle.records import Parity
 from cnnexport.errors import ParityError
-from cnnexport.parity.comparison import ILL, Array, Comparison, compare, is_softmax, log_probabilities
+from cnnexport.parity.comparison import (
+    ILL,
+    Array,
+    Comparison,
+    compare,
+    errors_of,
+    is_softmax,
+    log_probabilities,
+    spread_of,
+)
 from cnnexport.parity.tolerances import Tolerance, tolerance
 
 ROUNDED_OTHERWISE, LEAST = 2.0, 1e-3
@@ -57,10 +66,9 @@ def scores(output: Array) -> Array:
 
 
 def distance(first: Array, second: Array) -> tuple[float, float]:
-    """How far ``second`` scores are from the ``first``, in their standard deviations: root mean square, and largest."""
-    spread = float(np.std(first, dtype=np.float64)) or 1.0
-    error = np.abs(first.astype(np.float64) - second)
-    return float(np.sqrt(np.square(error).mean())) / spread, float(error.max(initial=0.0)) / spread
+    """How far ``second`` is from ``first``, in standard deviations of that: root mean square, and largest."""
+    spread, (worst, rms) = spread_of(first) or 1.0, errors_of(first, second)
+    return rms / spread, worst / spread
 
 
 def compare_with_judged(expected: Mapping[str, Array], produced: Sequence[Array], judged: float, who: str) -> float:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cnnexport.parity.answers import KerasAnswers
-from cnnexport.parity.exposed import Exposed, Inside
-from cnnexport.parity.gate import Criterion, Verdict, held_bytes, layer_map, left_open, weighed
+from cnnexport.parity.exposed import Exposed
+from cnnexport.parity.gate import Criterion, Verdict, held_bytes, layer_map, weighed
 from cnnexport.parity.graph import GraphFacts
 from cnnexport.parity.layers import LayerComparison, compare_layers
 from cnnexport.parity.witness import Teller
@@ -40,20 +40,14 @@ def stream_layers(
     holders = list(dict.fromkeys(row.holds for row in mapped if row.holds))
     results: dict[str, LayerComparison] = {}
     with closing(Exposed(Path(path), [p.name for p in facts.outputs], scratch)) as exposed:
-        left = holders
-        while left:
-            progress(f"layers {len(holders) - len(left) + 1} to {len(holders)}")
-            members = set(left)
-            calls = live.run(model, heads, inputs, layers=True, wanted=members.__contains__, limit=limit).calls
-            group = [layer for layer in left if calls[layer].output is not None] or left[:1]
+        for group, calls in live.run_in_groups(model, heads, inputs, holders, limit, progress):
             mine = [row for row in mapped if row.holds in group]
-            inside = Inside(exposed, held_bytes(mine, calls), inputs, facts.inputs)
+            inside = exposed.inside(held_bytes(mine, calls), inputs, facts.inputs)
             found = compare_layers(mine, calls, inside, criterion.tolerance, agree=agree)
             if doubtful := [row.layer for row in found if row.passed is False]:
                 truth = tell([], doubtful, calls).layers if tell is not None else None
                 found = compare_layers(mine, calls, inside, criterion.tolerance, agree=agree, witnesses=truth)
             results |= {row.layer: row for row in found}
-            left = [layer for layer in left if layer not in group]
     rest = compare_layers([row for row in mapped if row.layer not in results], {}, {}, criterion.tolerance)
     results |= {row.layer: row for row in rest}
     return [results[row.layer] for row in mapped]
@@ -61,10 +55,10 @@ def stream_layers(
 
 def stream_the_rest(
     found: Verdict, model: Any, heads: Sequence[Any], keras: KerasAnswers, facts: GraphFacts, path: Path,
-    criterion: Criterion, *, scratch: Path | None = None, tell: Teller | None = None,
+    criterion: Criterion, only: Collection[str], *, scratch: Path | None = None, tell: Teller | None = None,
 ) -> Verdict:
-    """``found`` with the layers compared that ``left_open`` names."""
+    """``found`` with the layers ``only`` compared too, those that ``left_open`` names."""
     more = {row.layer: row for row in stream_layers(
-        model, heads, keras, facts, path, criterion, agree=found.agree, scratch=scratch,
-        only=left_open(found, keras, facts), tell=tell)}
+        model, heads, keras, facts, path, criterion, agree=found.agree, scratch=scratch, only=only,
+        tell=tell)}
     return weighed(keras, facts, criterion, found, [more.get(row.layer, row) for row in found.layers])

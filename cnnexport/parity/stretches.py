@@ -38,7 +38,7 @@ class Stretch:
 
 def stretches(graph: Any, rows: int, least: int = BYTES) -> list[Stretch]:
     """The calls of a functional ``graph`` for a batch of ``rows``, cut so that the least is held at once."""
-    nodes = [node for node in internals.nodes(graph) if node.operation is not None and not node.is_input]
+    nodes = internals.calls(graph)
     ends = {id(x) for x in graph.outputs}
     last = {id(x): index for index, node in enumerate(nodes) for x in node.input_tensors}
     made = [sum(_bytes(x, rows) for x in node.outputs) for node in nodes]

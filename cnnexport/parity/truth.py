@@ -8,16 +8,17 @@ float32 may lose. It is asked only of what the bounds did not let pass, because 
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from cnnexport.parity import live
 from cnnexport.parity.answers import CaseAnswer, KerasAnswers
 from cnnexport.parity.comparison import Array
+from cnnexport.parity.groups import InGroups, groups
 from cnnexport.parity.layers import Call
 from cnnexport.parity.witness import FLOAT64, ROUNDING, Teller, Truth, Witness
 
@@ -36,19 +37,19 @@ def teller(model: Any, heads: Sequence[Any], answers: KerasAnswers, *, dropped: 
     """
     from cnnexport.keras_files import heads as endings
 
-    most = _most(answers)
+    most = live.rows_at_once(answers.calls, 8)
     exact_once = functools.cache(lambda: _in_float64(model))
 
     def tell(cases: Sequence[int], layers: Sequence[str], calls: Mapping[str, Call] | None = None) -> Truth:
         known = answers if calls is None else replace(answers, calls=dict(calls))
-        first, *rest = _groups(layers, known)
-        found = asked(known, sorted({*cases, *([0] if first else [])}), frozenset(first))
-        groups = {path: group for group in rest for path in group}
-        return replace(found, layers=_Later(
-            found.layers, groups, lambda group: asked(known, [0], frozenset(group)).layers))
+        outputs = {path: known.calls[path].output if path in known.calls else None for path in layers}
+        names = groups({path: 0 if y is None else y.nbytes for path, y in outputs.items()}, LAYER_BYTES)
+        found = asked(known, sorted({*cases, *([0] if layers else [])}), frozenset(names[0]))
+        return replace(found, layers=InGroups(
+            names, lambda group: asked(known, [0], frozenset(group)).layers, found.layers))
 
     def asked(answers: KerasAnswers, numbers: Sequence[int], wanted: frozenset[str]) -> Truth:
-        rounded = _by_rounding(model, heads, answers, numbers, wanted)
+        rounded = _by_rounding(model, heads, answers, numbers, wanted, most)
         try:
             exact = exact_once()
             found = endings.heads(exact)
@@ -63,48 +64,8 @@ def teller(model: Any, heads: Sequence[Any], answers: KerasAnswers, *, dropped: 
     return tell
 
 
-def _groups(layers: Sequence[str], answers: KerasAnswers) -> list[list[str]]:
-    """``layers`` in groups whose outputs take up to LAYER_BYTES, at least one group."""
-    groups: list[list[str]] = [[]]
-    total = 0
-    for path in layers:
-        output = answers.calls[path].output if path in answers.calls else None
-        size = 0 if output is None else output.nbytes
-        if groups[-1] and total + size > LAYER_BYTES:
-            groups.append([])
-            total = 0
-        groups[-1].append(path)
-        total += size
-    return groups
-
-
-class _Later(Mapping[str, Witness]):
-    """Witnesses of layers, of which one group is known and held, and others are asked for when they are read."""
-
-    def __init__(
-        self, known: Mapping[str, Witness], groups: Mapping[str, Sequence[str]],
-        ask: Callable[[Sequence[str]], Mapping[str, Witness]],
-    ) -> None:
-        self._held, self._groups, self._ask = known, dict(groups) | {path: list(known) for path in known}, ask
-
-    def __getitem__(self, path: str) -> Witness:
-        group = self._groups[path]
-        if path not in self._held and not self._held.keys() & set(group):
-            self._held = {}
-            self._held = self._ask(group)
-        return self._held[path]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._groups)
-
-    def __len__(self) -> int:
-        return len(self._groups)
-
-
 def _run(model: Any, heads: Sequence[Any], inputs: Sequence[Array], wanted: frozenset[str], most: int) -> Any:
     """``live.run``, with no more than ``most`` rows at once where the model takes any number of them."""
-    from cnnexport.parity import live
-
     rows = len(inputs[0])
     if wanted or rows <= most or any(x.shape[0] is not None for x in getattr(model, "inputs", None) or []):
         return live.run(model, heads, inputs, layers=bool(wanted), wanted=wanted.__contains__)
@@ -117,14 +78,6 @@ def _run(model: Any, heads: Sequence[Any], inputs: Sequence[Array], wanted: froz
                         [joined(p) for p in zip(*(part.logits for part in parts))])
     whole = all(len(y) == rows for y in made.outputs)
     return made if whole else live.run(model, heads, inputs)  # an output that is none of each row
-
-
-def _most(answers: KerasAnswers) -> int:
-    """The rows at once whose largest layer output stays within ROW_BYTES in float64."""
-    from cnnexport.parity.live import ROW_BYTES
-
-    widest = max((8 * math.prod(c.shape[1:]) for c in answers.calls.values() if c.shape), default=1)
-    return max(ROW_BYTES // max(widest, 1), 1)
 
 
 def _widened(answer: CaseAnswer) -> list[Array]:
@@ -175,10 +128,11 @@ def _of_float64(config: Any) -> Any:
 
 
 def _by_rounding(
-    model: Any, heads: Sequence[Any], answers: KerasAnswers, numbers: Sequence[int], wanted: frozenset[str]
+    model: Any, heads: Sequence[Any], answers: KerasAnswers, numbers: Sequence[int], wanted: frozenset[str],
+    most: int,
 ) -> Truth:
     """Keras' answers beside those with weights and inputs moved at random by up to half a unit in the last place."""
-    rng, most = np.random.default_rng(0), _most(answers)
+    rng = np.random.default_rng(0)
     runs: dict[int, list[Any]] = {i: [] for i in numbers}
     for _ in range(_TURNS):
         with _moved(model, rng):

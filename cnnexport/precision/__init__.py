@@ -194,7 +194,7 @@ def _judged(
     given = {name: a.astype(dtype) if a.dtype == np.float32 else a for name, a in vectors[0].items()}
     stored = distance(scores(next(iter(vectors[1].values()))), scores(second.session.run(None, given)[0]))
     progress("time")
-    probe = next(synthetic(replace(first, batch=first.batch), 1, plan.seed)())
+    probe = next(synthetic(first, 1, plan.seed)())
     speed = measuring.speed(found.file, file, (probe, {n: a.astype(dtype) for n, a in probe.items()}),
                             first.batch or 1, threads=plan.threads)
     untrained, size, float_size = found.about.untrained, file.stat().st_size, found.file.stat().st_size

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from cnnexport.parity.exposed import Exposed
 from cnnexport.precision.calibration import Array, Batches
+from cnnexport.precision.layers import inside
 
 _HALF_STEP = 0.5005
 """Rounding in float32 lies a little beyond the half."""
@@ -99,19 +99,9 @@ def _measured(
     model: Any, source: Path, names: list[str], batches: Batches, scratch: Path
 ) -> dict[str, tuple[float, float]]:
     """The least and the largest value of tensors of a file over all images; of those that it has."""
-    inputs = {value.name for value in model.graph.input}
-    made = {output for node in model.graph.node for output in node.output}
-    inside = [name for name in names if name in made]
-    exposed = Exposed(source, [v.name for v in model.graph.output], scratch)
     found: dict[str, tuple[float, float]] = {}
-    try:
-        session, present = exposed.session(inside)
-        for feeds in batches():
-            values = dict(zip(present, session.run(present, feeds))) if present else {}
-            values |= {name: feeds[name] for name in names if name in inputs and name in feeds}
-            for name, array in values.items():
-                low, high = found.get(name, (np.inf, -np.inf))
-                found[name] = min(low, float(array.min())), max(high, float(array.max()))
-    finally:
-        exposed.close()
+    for values in inside(model, source, batches, scratch, set(names), most=None):
+        for name, array in values.items():
+            low, high = found.get(name, (np.inf, -np.inf))
+            found[name] = min(low, float(array.min())), max(high, float(array.max()))
     return found

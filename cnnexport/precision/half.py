@@ -14,6 +14,7 @@ import numpy as np
 
 from cnnexport.bundle.records import Kept
 from cnnexport.errors import InputError
+from cnnexport.parity.stored import distance
 from cnnexport.precision.calibration import Batches
 from cnnexport.precision.int8 import PRODUCTS, Made, check_float
 from cnnexport.precision.layers import inside
@@ -182,9 +183,7 @@ def _losing(model: Any, source: Path, place: Path, batches: Batches, scratch: Pa
                          for m, f in ((model, source), (half, place)))
     for wanted, got in zip(reference, actual):
         for name in wanted.keys() & got.keys():
-            spread = float(np.std(wanted[name], dtype=np.float64)) or 1.0
-            difference = wanted[name].astype(np.float64) - got[name].astype(np.float64)
-            errors[name] = float(np.sqrt(np.square(difference).mean())) / spread
+            errors[name] = distance(wanted[name], got[name])[0]
     found = []
     for node in model.graph.node:
         before = max((errors.get(name, 0.0) for name in node.input), default=0.0)

@@ -52,9 +52,10 @@ def _decibels(wanted: Array, got: Array) -> float:
 
 
 def inside(
-    model: Any, file: Path, batches: Batches, scratch: Path, only: set[str] | None = None, most: int = 2
+    model: Any, file: Path, batches: Batches, scratch: Path, only: set[str] | None = None,
+    most: int | None = 2,
 ) -> Iterator[dict[str, Array]]:
-    """All floating-point tensors inside a file (or those in ``only``) for the first ``most`` batches."""
+    """All floating-point tensors of a file (or those in ``only``), its inputs too, for the first ``most`` batches."""
     outputs = [v.name for v in model.graph.output]
     names = [o for n in model.graph.node for o in n.output if o and (only is None or o in only)]
     exposed = Exposed(file, outputs, scratch)
@@ -66,7 +67,7 @@ def inside(
                 return
             given = {name: array.astype(np.float16) if wanted[name] == 10 else array for name, array in feeds.items()}
             found = dict(zip(present, session.run(present, given)))
-            found |= {name: array for name, array in feeds.items() if only is None}
+            found |= {name: array for name, array in feeds.items() if only is None or name in only}
             yield {name: np.asarray(array) for name, array in found.items()
                    if np.issubdtype(np.asarray(array).dtype, np.floating)}
     finally:

@@ -14,7 +14,7 @@ def split(model: Any) -> tuple[Any, Any] | None:
     """
     import keras
 
-    nodes = [node for node in internals.nodes(model) if not node.is_input]
+    nodes = internals.calls(model)
     learn = next((i for i, node in enumerate(nodes) if getattr(node.operation, "trainable_weights", None)), None)
     if not learn or len(model.inputs) != 1:
         return None

@@ -1,7 +1,6 @@
 """Let arithmetic on the channels of a Concat rise to the convolutions that alone feed it, which take it in.
 
-Never changes: a Concat that reads anything else, or another axis than the channels, or
-that something else reads too.
+Never changes: a Concat that reads anything else, or another axis than the channels, or that something else reads too.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Over whatever axes: LayerNormalization, from opset 17 on, between Transposes where its axes are not the last. It reads
 what is centred already: ONNX Runtime up to 1.24 takes the mean of squares less the square of the mean, which is wrong
-in all digits where the mean is a thousand times the deviation. Of
-scales and shifts that the axes left alone have: InstanceNormalization, and behind the Reshape of a group
-normalisation a Mul and an Add for each channel, which a convolution may take in.
+in all digits where the mean is a thousand times the deviation. Of scales and shifts that the axes left alone have:
+InstanceNormalization, and behind the Reshape of a group normalisation a Mul and an Add for each channel, which a
+convolution may take in.
 
 Never changes: what is not float32; axes of sizes that are not known, scales of both kinds of axes.
 """
