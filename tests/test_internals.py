@@ -84,6 +84,19 @@ def test_replaced() -> None:
     assert dense.activation is keras.activations.linear
 
 
+def test_in_float64() -> None:
+    """Every layer computes in float64 from its own weights, a model within a model too, and in float32 again after."""
+    model, inner = nested()
+    before, weights = model(X).numpy(), [id(v.value) for v in model.variables]
+    kernel, bias = (np.asarray(w).astype("float64") for w in inner.get_layer("dense").weights)
+    with internals.in_float64(model):
+        wide = model(X.astype("float64"), training=False).numpy()
+        assert wide.dtype == np.float64 and wide.std()
+        np.testing.assert_allclose(wide, np.tanh(X.astype("float64") @ kernel + bias), rtol=1e-13)
+        assert [id(v.value) for v in model.variables] == weights, "weights are cast where they are read"
+    assert np.array_equal(model(X), before) and inner.inputs[0].dtype == "float32"
+
+
 def test_graph_of() -> None:
     """A functional model is its graph, a Sequential one holds it: both know their ``inputs`` and ``outputs``."""
     model, inner = nested()

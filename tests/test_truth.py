@@ -116,6 +116,27 @@ def test_the_truth_is_in_float64(tmp_path: Path) -> None:
     assert 0 < np.abs(found.truth - found.keras).max() < 0.1
 
 
+def test_a_subclassed_model_has_a_truth_in_float64() -> None:
+    """A model that cannot be cloned computes in float64 as it stands: no second set of weights, and no guess."""
+    import keras
+
+    class Own(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.dense = keras.layers.Conv2D(4, 3), keras.layers.Dense(5)
+
+        def call(self, x: Any) -> Any:
+            return self.dense(keras.ops.mean(self.conv(x), (1, 2)))
+
+    model = Own()
+    model(np.zeros((1, 8, 8, 3), np.float32))
+    answers = live.ask(model, [Port("x", (None, 8, 8, 3), "float32")])
+    told = truth.teller(model, heads.heads(model), answers)([0], list(answers.calls))
+    (found,) = told.outputs[0]
+    assert told.how == witness.FLOAT64 and 0 < np.abs(found.truth - found.keras).max() < 1e-5
+    assert told.layers and all(w.truth.dtype == np.float64 for w in told.layers.values())
+
+
 def test_an_open_size_is_tried_at_several(tmp_path: Path) -> None:
     """A file that holds for one size only is found out, also where it runs at others."""
     import keras

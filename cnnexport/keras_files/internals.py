@@ -44,6 +44,27 @@ def replaced(operation: Any, name: str, value: Any) -> Iterator[None]:
             vars(operation).pop(name, None)
 
 
+@contextmanager
+def in_float64(model: Any) -> Iterator[None]:
+    """Let every layer of a model compute in float64, from the weights that it has, while the block runs.
+
+    A weight is cast where it is read, so that no second set of them is held.
+    """
+    import keras
+
+    class Wide(keras.DTypePolicy):  # type: ignore[misc]
+        compute_dtype = "float64"
+
+    with ExitStack() as stack:
+        for layer in all_layers(model):
+            if str(getattr(layer, "compute_dtype", None)) in ("float32", "float16", "bfloat16"):
+                stack.enter_context(replaced(layer, "_dtype_policy", Wide(layer.variable_dtype)))
+            for symbol in getattr(graph_of(layer), "inputs", ()):  # a model casts what it is given to their types
+                if "float" in str(symbol.dtype):
+                    stack.enter_context(replaced(symbol, "_dtype", "float64"))
+        yield
+
+
 # --- Keras: graphs ---------------------------------------------------------------------------------------------
 
 

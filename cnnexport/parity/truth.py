@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from cnnexport.keras_files import internals
 from cnnexport.parity import live
 from cnnexport.parity.answers import CaseAnswer, KerasAnswers
 from cnnexport.parity.comparison import Array
@@ -32,13 +33,25 @@ def teller(model: Any, heads: Sequence[Any], answers: KerasAnswers, *, dropped: 
     """What asks ``model``, whose ``answers`` are known; ``heads`` are the final activations that were kept, unless they
     were ``dropped`` from the model for the while.
 
-    A model that cannot be rebuilt in float64 (subclassed, a SavedModel, a layer that insists on its type) is asked how
-    it answers to changes of the size of rounding.
+    Its layers are asked in float64 as they are, or those of a clone where one of them insists on its type; a model that
+    cannot be (a SavedModel) is asked how it answers to changes of the size of rounding.
     """
     from cnnexport.keras_files import heads as endings
 
     most = live.rows_at_once(answers.calls, 8)
-    exact_once = functools.cache(lambda: _in_float64(model))
+    clone_once = functools.cache(lambda: _clone(model))
+
+    @contextmanager
+    def in_place() -> Iterator[tuple[Any, Sequence[Any]]]:
+        with internals.in_float64(model):
+            yield model, heads
+
+    @contextmanager
+    def cloned() -> Iterator[tuple[Any, Sequence[Any]]]:
+        exact = clone_once()
+        found = endings.heads(exact)
+        with endings.without(found) if dropped else nullcontext():
+            yield exact, [h if k is not None else None for h, k in zip(found, heads, strict=True)]
 
     def tell(cases: Sequence[int], layers: Sequence[str], calls: Mapping[str, Call] | None = None) -> Truth:
         known = answers if calls is None else replace(answers, calls=dict(calls))
@@ -50,16 +63,13 @@ def teller(model: Any, heads: Sequence[Any], answers: KerasAnswers, *, dropped: 
 
     def asked(answers: KerasAnswers, numbers: Sequence[int], wanted: frozenset[str]) -> Truth:
         rounded = _by_rounding(model, heads, answers, numbers, wanted, most)
-        try:
-            exact = exact_once()
-            found = endings.heads(exact)
-            kept = [h if k is not None else None for h, k in zip(found, heads, strict=True)]
-            with endings.without(found) if dropped else nullcontext():
+        for wide in (in_place, cloned):
+            # Whatever a model's own code raises in another type than it was written for.
+            with suppress(Exception), wide() as (exact, kept):
                 runs = {i: _run(exact, kept, _widened(answers.answers[i]), wanted if i == 0 else frozenset(), most)
                         for i in numbers}
-            return _sharper(rounded, runs)
-        except Exception:  # whatever a model's own code raises in another type than it was written for
-            return rounded
+                return _sharper(rounded, runs)
+        return rounded
 
     return tell
 
@@ -101,7 +111,7 @@ def _sharper(rounded: Truth, runs: Mapping[int, Any]) -> Truth:
         {path: sharp(w, calls[path].output) for path, w in rounded.layers.items()})
 
 
-def _in_float64(model: Any) -> Any:
+def _clone(model: Any) -> Any:
     """The same network with every layer in float64, its weights those of ``model``."""
     import keras
 
