@@ -239,6 +239,14 @@ def scaled(x: Any, layers: Any) -> Any:
     return layers.ReLU()(Joined()([y, layers.Conv2D(4, 1)(y)]))
 
 
+def excited_hard(x: Any, layers: Any) -> Any:
+    """As of MobileNetV3: a scale and a shift of the hard sigmoid go into the convolution before it, on a 1x1 map."""
+    x = layers.Conv2D(16, 3, padding="same")(x)
+    y = layers.Conv2D(16, 1)(layers.GlobalAveragePooling2D(keepdims=True)(x))
+    y = layers.ReLU(6.0)(layers.Rescaling(1.0, 3.0)(y))
+    return layers.Conv2D(4, 1)(layers.Multiply()([x, layers.Rescaling(1 / 6)(y)]))
+
+
 @pytest.mark.parametrize("build", [twins, pooled_twins, square_argmax, symmetric, excited, halved, scaled])
 @pytest.mark.parametrize("batch", [None, 1])
 def test_no_layer_is_refused_for_where_its_tensor_lies(build: Callable[..., Any], batch: int | None, tmp_path: Path
@@ -251,13 +259,14 @@ def test_no_layer_is_refused_for_where_its_tensor_lies(build: Callable[..., Any]
     assert all(row["passed"] is not False for row in made.parity["layers"])
 
 
-def test_the_layer_whose_numbers_differ_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("build", [excited, excited_hard])
+def test_the_layer_whose_numbers_differ_is_named(build: Callable[..., Any], tmp_path: Path) -> None:
     """Of a squeeze-and-excite the layers before a fault differ in shape alone."""
     import keras
 
     keras.utils.set_random_seed(1)
     image = keras.Input((16, 16, 3))
-    model = keras.Model(image, excited(image, keras.layers))
+    model = keras.Model(image, build(image, keras.layers))
 
     def change(proto: onnx.ModelProto) -> None:
         tensor = [t for t in proto.graph.initializer if len(t.dims) == 4][-1]

@@ -340,12 +340,15 @@ def _compare(
 
 
 def _scaled(expected: Array, actual: Array, allowed: Tolerance) -> bool:
-    """Whether a tensor is a layer's output but for a factor and a shift of each channel."""
+    """Whether a tensor is a layer's output but for a factor and a shift of each channel; of few rows, of them all."""
     moved = np.moveaxis(actual, 1, -1) if actual.ndim > 2 else actual
     if moved.shape != expected.shape or not np.issubdtype(expected.dtype, np.floating) or expected.ndim < 2:
         return False
     a, b = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (moved, expected))
-    if len(a) < 3 or not (np.isfinite(a).all() and np.isfinite(b).all()):
+    least = 3 if len(a) > 2 else 8  # any two numbers of a channel fit
+    if least == 8:
+        a, b = a.reshape(-1, 1), b.reshape(-1, 1)
+    if len(a) < least or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return False
     middle, mean = a.mean(0), b.mean(0)
     variance = ((b - mean) ** 2).sum(0)
