@@ -116,6 +116,26 @@ def test_the_truth_is_in_float64(tmp_path: Path) -> None:
     assert 0 < np.abs(found.truth - found.keras).max() < 0.1
 
 
+def test_a_run_for_a_layer_ends_with_it() -> None:
+    """What is behind the last layer that is asked for is not computed: of a deep network that is half of all."""
+    import keras
+
+    ran: list[str] = []
+
+    class Told(keras.layers.Layer):
+        def call(self, x: Any) -> Any:
+            ran.append(self.name)
+            return x + 1.0
+
+    image = keras.Input((4,))
+    twice = Told(name="twice")
+    model = keras.Model(image, Told(name="last")(twice(Told(name="b")(twice(Told(name="a")(image))))))
+    ran.clear()
+    x = np.zeros((1, 4), np.float32)
+    found = live.layer_outputs(model, [None], [x], {"twice": 2, "a": 1})
+    assert ran == ["a", "twice", "b", "twice"] and found["a"][0, 0] == 1 and found["twice"][0, 0] == 4
+
+
 def test_a_subclassed_model_has_a_truth_in_float64() -> None:
     """A model that cannot be cloned computes in float64 as it stands: no second set of weights, and no guess."""
     import keras

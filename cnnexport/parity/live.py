@@ -9,7 +9,7 @@ import math
 import weakref
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -170,6 +170,44 @@ def run_in_groups(
         group = [layer for layer in left if calls[layer].output is not None] or left[:1]
         yield group, calls
         left = [layer for layer in left if layer not in group]
+
+
+class _Enough(BaseException):
+    """All that was wanted of a run is there; no Exception, which Keras would reword."""
+
+
+def layer_outputs(
+    model: Any, heads: Sequence[Any], arrays: Sequence[Array], wanted: Mapping[str, int]
+) -> dict[str, Array]:
+    """The outputs of the layers ``wanted``, each at its last of so many calls, of a run that ends with the last of all.
+    """
+    import keras
+
+    from cnnexport.conversion.trace import named_operations
+
+    found: dict[str, Array] = {}
+    left = dict(wanted)
+
+    def recorded(path: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            result = call(*args, **kwargs)
+            left[path] -= 1
+            if not left[path]:
+                found[path] = to_numpy(result)
+                if not any(left.values()):
+                    raise _Enough
+            return result
+
+        return wrapper
+
+    with ExitStack() as stack:
+        stack.enter_context(internals.letting_go(model))
+        for path, layer in named_operations(model):
+            if path in wanted:
+                stack.enter_context(internals.replaced(layer, "call", recorded(path, layer.call)))
+        stack.enter_context(suppress(_Enough))
+        call(model, heads, [keras.ops.convert_to_tensor(a) for a in arrays])
+    return found
 
 
 def call(model: Any, heads: Sequence[Any], fed: Sequence[Any]) -> tuple[list[Any], list[Any]]:

@@ -26,7 +26,7 @@ from cnnexport.parity.witness import FLOAT64, ROUNDING, Teller, Truth, Witness
 _TURNS = 3
 """Times that rounding is imitated: one draw may be lucky."""
 LAYER_BYTES = 32 << 20
-"""Layer outputs asked for at a time: each is held in float64 and in as many float32 as there are turns, and two."""
+"""Layer outputs asked for at a time: each is held in float64 and three or more times in float32."""
 
 
 def teller(model: Any, heads: Sequence[Any], answers: KerasAnswers, *, dropped: bool = False) -> Teller:
@@ -55,30 +55,44 @@ def teller(model: Any, heads: Sequence[Any], answers: KerasAnswers, *, dropped: 
 
     def tell(cases: Sequence[int], layers: Sequence[str], calls: Mapping[str, Call] | None = None) -> Truth:
         known = answers if calls is None else replace(answers, calls=dict(calls))
-        outputs = {path: known.calls[path].output if path in known.calls else None for path in layers}
-        names = groups({path: 0 if y is None else y.nbytes for path, y in outputs.items()}, LAYER_BYTES)
-        found = asked(known, sorted({*cases, *([0] if layers else [])}), frozenset(names[0]))
-        return replace(found, layers=InGroups(
-            names, lambda group: asked(known, [0], frozenset(group)).layers, found.layers))
+        held = {path: call.output for path in layers if (call := known.calls.get(path)) and call.output is not None}
+        names = groups({path: y.nbytes for path, y in held.items()}, LAYER_BYTES)
+        return replace(of_outputs(known, sorted(cases) or [0]),
+                       layers=InGroups(names, lambda group: of_layers(known, group)) if held else {})
 
-    def asked(answers: KerasAnswers, numbers: Sequence[int], wanted: frozenset[str]) -> Truth:
-        rounded = _by_rounding(model, heads, answers, numbers, wanted, most)
+    def of_outputs(answers: KerasAnswers, numbers: Sequence[int]) -> Truth:
+        rounded = _by_rounding(model, heads, answers, numbers, most)
         for wide in (in_place, cloned):
             # Whatever a model's own code raises in another type than it was written for.
             with suppress(Exception), wide() as (exact, kept):
-                runs = {i: _run(exact, kept, _widened(answers.answers[i]), wanted if i == 0 else frozenset(), most)
-                        for i in numbers}
-                return _sharper(rounded, runs)
+                return _sharper(rounded, {i: _run(exact, kept, _widened(answers.answers[i]), most) for i in numbers})
         return rounded
+
+    def of_layers(answers: KerasAnswers, names: Sequence[str]) -> dict[str, Witness]:
+        counts = {name: answers.calls[name].count for name in names}
+        case = answers.answers[0]
+        exact: dict[str, Array] = {}
+        for wide in (in_place, cloned):
+            with suppress(Exception), wide() as (wider, kept):
+                exact = _doubles(live.layer_outputs(wider, kept, _widened(case), counts))
+                break
+        rng = np.random.default_rng(0)
+        runs = []
+        for _ in range(1 if exact else _TURNS):  # beside Keras' own distance from a truth, over all of a layer's values
+            with _moved(model, rng):
+                runs.append(live.layer_outputs(model, heads, [_nudged(a, rng) for a in case.case.inputs], counts))
+        rounded = _layers({name: answers.calls[name] for name in names}, runs)
+        return {name: _sharp(w, exact[name]) if name in exact and exact[name].shape == w.keras.shape else w
+                for name, w in rounded.items()}
 
     return tell
 
 
-def _run(model: Any, heads: Sequence[Any], inputs: Sequence[Array], wanted: frozenset[str], most: int) -> Any:
+def _run(model: Any, heads: Sequence[Any], inputs: Sequence[Array], most: int) -> live.LiveRun:
     """``live.run``, with no more than ``most`` rows at once where the model takes any number of them."""
     rows = len(inputs[0])
-    if wanted or rows <= most or any(x.shape[0] is not None for x in getattr(model, "inputs", None) or []):
-        return live.run(model, heads, inputs, layers=bool(wanted), wanted=wanted.__contains__)
+    if rows <= most or any(x.shape[0] is not None for x in getattr(model, "inputs", None) or []):
+        return live.run(model, heads, inputs)
     parts = [live.run(model, heads, [a[i:i + most] for a in inputs]) for i in range(0, rows, most)]
 
     def joined(arrays: Sequence[Any]) -> Any:
@@ -94,21 +108,28 @@ def _widened(answer: CaseAnswer) -> list[Array]:
     return [a.astype(np.float64) if np.issubdtype(a.dtype, np.floating) else a for a in answer.case.inputs]
 
 
-def _sharper(rounded: Truth, runs: Mapping[int, Any]) -> Truth:
-    """The same witnesses with what the ``runs`` in float64 say as the truth."""
-    def sharp(witness: Witness, exact: Array | None) -> Witness:
-        floating = np.issubdtype(witness.keras.dtype, np.floating)
-        if exact is None or exact.shape != witness.keras.shape or (floating and exact.dtype != np.float64):
-            raise ValueError("this model does not compute in float64")
-        return Witness(witness.keras, exact, (witness.keras, *witness.others))
+def _doubles(exact: dict[str, Array]) -> dict[str, Array]:
+    """What layers gave in float64. Raises ValueError where one gave other floating-point numbers."""
+    if any(np.issubdtype(y.dtype, np.floating) and y.dtype != np.float64 for y in exact.values()):
+        raise ValueError("this model does not compute in float64")
+    return exact
 
-    calls = runs[0].calls if 0 in runs else {}
+
+def _sharp(witness: Witness, exact: Array | None) -> Witness:
+    """The same witness with what was ``exact`` as the truth. Raises ValueError where that is not in float64."""
+    floating = np.issubdtype(witness.keras.dtype, np.floating)
+    if exact is None or exact.shape != witness.keras.shape or (floating and exact.dtype != np.float64):
+        raise ValueError("this model does not compute in float64")
+    return Witness(witness.keras, exact, (witness.keras, *witness.others))
+
+
+def _sharper(rounded: Truth, runs: Mapping[int, live.LiveRun]) -> Truth:
+    """The same witnesses with what the ``runs`` in float64 say as the truth."""
     return Truth(
         FLOAT64,
-        {i: [sharp(w, x) for w, x in zip(rounded.outputs[i], run.outputs, strict=True)] for i, run in runs.items()},
-        {i: [None if w is None else sharp(w, x) for w, x in zip(rounded.logits[i], run.logits, strict=True)]
-         for i, run in runs.items()},
-        {path: sharp(w, calls[path].output) for path, w in rounded.layers.items()})
+        {i: [_sharp(w, x) for w, x in zip(rounded.outputs[i], run.outputs, strict=True)] for i, run in runs.items()},
+        {i: [None if w is None else _sharp(w, x) for w, x in zip(rounded.logits[i], run.logits, strict=True)]
+         for i, run in runs.items()})
 
 
 def _clone(model: Any) -> Any:
@@ -138,8 +159,7 @@ def _of_float64(config: Any) -> Any:
 
 
 def _by_rounding(
-    model: Any, heads: Sequence[Any], answers: KerasAnswers, numbers: Sequence[int], wanted: frozenset[str],
-    most: int,
+    model: Any, heads: Sequence[Any], answers: KerasAnswers, numbers: Sequence[int], most: int
 ) -> Truth:
     """Keras' answers beside those with weights and inputs moved at random by up to half a unit in the last place."""
     rng = np.random.default_rng(0)
@@ -148,20 +168,19 @@ def _by_rounding(
         with _moved(model, rng):
             for i in numbers:
                 inputs = [_nudged(a, rng) for a in answers.answers[i].case.inputs]
-                runs[i].append(_run(model, heads, inputs, wanted if i == 0 else frozenset(), most))
+                runs[i].append(_run(model, heads, inputs, most))
     return Truth(
         ROUNDING,
         {i: [Witness(y, y, tuple(r.outputs[k] for r in runs[i])) for k, y in enumerate(answers.answers[i].outputs)]
          for i in numbers},
         {i: [None if y is None else Witness(y, y, tuple(r.logits[k] for r in runs[i]))
-             for k, y in enumerate(answers.answers[i].logits)] for i in numbers},
-        _layers(answers.calls, [r.calls for r in runs.get(0, [])]))
+             for k, y in enumerate(answers.answers[i].logits)] for i in numbers})
 
 
-def _layers(known: Mapping[str, Call], runs: Sequence[Mapping[str, Call]]) -> dict[str, Witness]:
+def _layers(known: Mapping[str, Call], runs: Sequence[Mapping[str, Array]]) -> dict[str, Witness]:
     found = {}
     for path, call in known.items():
-        others = [o for run in runs if path in run and (o := run[path].output) is not None]
+        others = [run[path] for run in runs if path in run]
         if call.output is not None and others and all(o.shape == call.output.shape for o in others):
             found[path] = Witness(call.output, call.output, tuple(others))
     return found
