@@ -279,6 +279,19 @@ def test_no_layer_is_refused_for_where_its_tensor_lies(build: Callable[..., Any]
     assert all(row["passed"] is not False for row in made.parity["layers"])
 
 
+@pytest.mark.parametrize("build", [twins, pooled_twins, excited_hard, halved, scaled])
+def test_nor_where_float32_loses_digits(build: Callable[..., Any], tmp_path: Path) -> None:
+    """What is read elsewhere, scaled or of another shape is judged by the truth too, once outputs are seen to agree."""
+    import keras
+
+    keras.utils.set_random_seed(3)
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Rescaling(1.0, offset=3e2)(keras.layers.Conv2D(8, 3)(image))
+    x = keras.layers.GroupNormalization(2)(x)
+    made = convert(keras.Model(image, build(x, keras.layers)), output=tmp_path / "b")
+    assert made.parity["by_truth"]["rows"] and all(row["passed"] is not False for row in made.parity["layers"])
+
+
 @pytest.mark.parametrize("build", [excited, excited_hard])
 def test_the_layer_whose_numbers_differ_is_named(build: Callable[..., Any], tmp_path: Path) -> None:
     """Of a squeeze-and-excite the layers before a fault differ in shape alone."""

@@ -127,39 +127,45 @@ def judge(
         produced = _produced(answers, facts, exposed)
         found = Verdict(tuple(_compare_outputs(answers, facts, criterion.tolerance, produced)),
                         lower_precision=lower_in_file(file, answers.precision))
-        layers = _compare_kept_layers(answers, facts, criterion.tolerance, exposed, found.agree)
-        doubtful = _doubtful(answers, found, layers)
-        truth = tell(*doubtful) if tell is not None and doubtful != ([], []) else None
+        cases = _doubtful_cases(answers, found)
+        truth = tell(cases, []) if tell is not None and cases else None
         if truth is not None:
             found = replace(found, comparisons=tuple(
                 _compare_outputs(answers, facts, criterion.tolerance, produced, truth)))
         if tell is not None and not found.agree and runtime == runtimes.DEFAULT:
             produced = _produced(answers, facts, exposed, optimised=False)
             found = _told_apart(found, _compare_outputs(answers, facts, criterion.tolerance, produced, truth))
-        if truth is not None or found.optimiser:
-            layers = _compare_kept_layers(answers, facts, criterion.tolerance, exposed, found.agree, truth)
+        # Which tensor a layer is read from depends on whether the outputs agree: the truth of these is asked first.
+        layers = _compare_kept_layers(answers, facts, criterion.tolerance, exposed, found.agree)
+        if tell is not None and (names := _doubtful_layers(found, layers)):
+            layers = _compare_kept_layers(answers, facts, criterion.tolerance, exposed, found.agree, tell([], names))
     return weighed(answers, facts, criterion, found, layers)
 
 
-def _doubtful(
-    answers: KerasAnswers, found: Verdict, layers: Sequence[LayerComparison]
-) -> tuple[list[int], list[str]]:
-    """The cases and layers that did not keep the bounds, as far as another bound could let them pass.
+def _hopeless(found: Verdict) -> bool:
+    """Whether outputs differ so that no truth could let them pass: shapes, numbers that are not finite, far images."""
+    return any(not c.passed and (not np.isfinite(c.max_error) or (c.kind == "image" and c.rms_error > ILL))
+               for c in found.comparisons)
 
-    Of shapes, of numbers that are not finite, of tensors that are not there, and of images that are further off than
-    anything may be, no truth is asked.
+
+def _doubtful_cases(answers: KerasAnswers, found: Verdict) -> list[int]:
+    """The cases that did not keep the bounds, as far as another bound could let them pass."""
+    batches = {(c.batch, c.kind) for c in found.comparisons if not c.passed}
+    return [] if _hopeless(found) else [i for i, a in enumerate(answers.answers) if any(
+        (a.case.batch, kind) in batches for kind in (*a.case.kinds, "all kinds"))]
+
+
+def _doubtful_layers(found: Verdict, layers: Sequence[LayerComparison]) -> list[str]:
+    """The layers that did not keep the bounds and those of their tensors; none where the file is wrong elsewhere too.
+
+    Where outputs agree, a layer that has another shape than its tensor is right if those that read it are.
     """
-    batches = {(c.batch, c.kind) for c in found.comparisons if not c.passed and np.isfinite(c.max_error)}
-    if any(not c.passed and (not np.isfinite(c.max_error) or (c.kind == "image" and c.rms_error > ILL))
-           for c in found.comparisons):
-        return [], []
-    cases = [i for i, a in enumerate(answers.answers)
-             if any((a.case.batch, kind) in batches for kind in (*a.case.kinds, "all kinds"))]
     failed = [row for row in layers if row.passed is False]
-    if any(row.max_error is None or not np.isfinite(row.max_error) for row in failed):
-        return cases, []
-    tensors = {row.tensor for row in failed}
-    return cases, [row.layer for row in layers if row.tensor in tensors]
+    near = [row for row in failed if row.max_error is not None and np.isfinite(row.max_error)]
+    if _hopeless(found) or (near != failed and not found.agree):
+        return []
+    tensors = {row.tensor for row in near}
+    return [row.layer for row in layers if row.tensor in tensors]
 
 
 def _told_apart(found: Verdict, plain: Sequence[Comparison]) -> Verdict:

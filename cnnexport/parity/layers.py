@@ -16,11 +16,10 @@ import numpy as np
 
 from cnnexport.parity.comparison import Array, compare
 from cnnexport.parity.tolerances import Tolerance
+from cnnexport.parity.witness import Witness
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-    from cnnexport.parity.witness import Witness
 
 _REGROUPING = frozenset({"Flatten", "Reshape", "Permute", "RepeatVector", "Transpose", "Moveaxis", "Swapaxes",
                           "Squeeze", "ExpandDims", "Ravel"})
@@ -242,7 +241,7 @@ def compare_layers(
             reason = row.reason or ("its tensor is not in the file" if row.tensor else "not compared")
             done[row.layer] = replace(_uncompared(row, reason), passed=False if missing else None)
         results.append(replace(done[row.layer], shape=shape))
-    return _forgiven(results, calls, tensors, allowed, agree)
+    return _forgiven(results, calls, tensors, allowed, agree, witnesses or {})
 
 
 def _uncompared(row: LayerTensor, reason: str) -> LayerComparison:
@@ -251,7 +250,7 @@ def _uncompared(row: LayerTensor, reason: str) -> LayerComparison:
 
 def _forgiven(
     results: Sequence[LayerComparison], calls: Mapping[str, Call], tensors: Mapping[str, Array], allowed: Tolerance,
-    agree: bool,
+    agree: bool, witnesses: Mapping[str, Witness],
 ) -> list[LayerComparison]:
     """The results without the failures of layers that no tensor need hold, where every layer that reads them is right.
 
@@ -266,7 +265,8 @@ def _forgiven(
         read = all(right.get(reader, True) for reader in readers.get(path, [])) and (agree or path in readers)
         if (row is not None and row.passed is False and call.output is not None and row.tensor is not None
                 and row.tensor in tensors and read
-                and (not call.weighted or _scaled(call.output, tensors[row.tensor], allowed))):
+                and (not call.weighted or _scaled(
+                    witnesses.get(path) or Witness(call.output, call.output), tensors[row.tensor], allowed))):
             row = rows[path] = replace(row, passed=None, max_error=None, rms_error=None, relative_error=None,
                                        reason=SCALED if call.weighted else FOLDED)
         right[path] = read if row is None or row.passed is None else row.passed
@@ -339,15 +339,16 @@ def _compare(
         result.passed)
 
 
-def _scaled(expected: Array, actual: Array, allowed: Tolerance) -> bool:
+def _scaled(witness: Witness, actual: Array, allowed: Tolerance) -> bool:
     """Whether a tensor is a layer's output but for a factor and a shift of each channel; of few rows, of them all."""
     moved = np.moveaxis(actual, 1, -1) if actual.ndim > 2 else actual
+    expected = witness.truth
     if moved.shape != expected.shape or not np.issubdtype(expected.dtype, np.floating) or expected.ndim < 2:
         return False
-    a, b = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (moved, expected))
+    a, b, *others = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (moved, expected, *witness.others))
     least = 3 if len(a) > 2 else 8  # any two numbers of a channel fit
     if least == 8:
-        a, b = a.reshape(-1, 1), b.reshape(-1, 1)
+        a, b, *others = (x.reshape(-1, 1) for x in (a, b, *others))
     if len(a) < least or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return False
     middle, mean = a.mean(0), b.mean(0)
@@ -355,8 +356,8 @@ def _scaled(expected: Array, actual: Array, allowed: Tolerance) -> bool:
     factor = np.divide(((a - middle) * (b - mean)).sum(0), variance, out=np.zeros_like(mean), where=variance > 0)
     if not (factor != 0).any():
         return False
-    fitted = ((b - mean) * factor + middle).astype(np.float32)
-    return compare("", "layer", fitted, a.astype(np.float32), allowed=allowed).passed
+    fitted, *others = (((x - mean) * factor + middle).astype(np.float32) for x in (b, *others))
+    return compare("", "layer", fitted, a.astype(np.float32), allowed=allowed, others=others).passed
 
 
 def _same_values(expected: Array, actual: Array, allowed: Tolerance, others: Sequence[Array] = ()) -> bool:

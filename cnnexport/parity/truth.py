@@ -57,7 +57,7 @@ def teller(model: Any, heads: Sequence[Any], answers: KerasAnswers, *, dropped: 
         known = answers if calls is None else replace(answers, calls=dict(calls))
         held = {path: call.output for path in layers if (call := known.calls.get(path)) and call.output is not None}
         names = groups({path: y.nbytes for path, y in held.items()}, LAYER_BYTES)
-        return replace(of_outputs(known, sorted(cases) or [0]),
+        return replace(of_outputs(known, sorted(cases)) if cases else Truth(ROUNDING),
                        layers=InGroups(names, lambda group: of_layers(known, group)) if held else {})
 
     def of_outputs(answers: KerasAnswers, numbers: Sequence[int]) -> Truth:
