@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from cnnexport.bundle import Bundle
 from cnnexport.classifier import Classifier
 from cnnexport.errors import BundleError, InputError, RejectedError, UsageError
 from cnnexport.parity.stored import scores
-from cnnexport.precision import audit, half, int8, measuring, paired
+from cnnexport.precision import audit, half, int8, measuring, paired, ranges
 from cnnexport.precision import calibration as images
 from cnnexport.precision.verdict import ALLOWED_RMS, judge
 from tests.test_evaluation import _PROBE
@@ -54,6 +55,13 @@ def fresh(place: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def calibrated(place: Path) -> images.Calibration:
     return images.choose(Classifier.open(place / "float32"), "digits")
+
+
+def _int8(source: Path, file: Path, batches: images.Batches, method: ranges.Method = "minmax", **options: Any) -> Any:
+    """The file in int8, its ranges measured on ``batches``."""
+    with tempfile.TemporaryDirectory() as scratch:
+        found = ranges.measure(source, batches, Path(scratch), (*int8.PRODUCTS, *int8.BETWEEN), method)
+    return int8.write(source, file, found, **options)
 
 
 def test_variants_ship_with_their_records(place: Path) -> None:
@@ -265,7 +273,7 @@ def test_planted_faults_in_every_network(name: str, size: int, tmp_path: Path) -
     package.convert(name, input_shape=shape, classes=10, output=tmp_path / "b")
     source, made, mutant = tmp_path / "b" / "model.onnx", tmp_path / "int8.onnx", tmp_path / "mutant.onnx"
     batches = images.synthetic(Classifier.open(tmp_path / "b"), 16, 0)
-    int8.write(source, made, batches)
+    _int8(source, made, batches)
     assert audit.faults(source, made, batches, tmp_path) == ()
     missed = []
     for index in range(5):
@@ -295,7 +303,7 @@ def test_calibration_on_wrong_preprocessing_is_found(
             yield {name: (array * factor).astype(np.float32) for name, array in feeds.items()}
 
     source = place / "b" / "model.onnx"
-    int8.write(source, tmp_path / "m.onnx", wrong)
+    _int8(source, tmp_path / "m.onnx", wrong)
     assert "range" in audit.faults(source, tmp_path / "m.onnx", calibrated.batches, tmp_path)[0]
 
 
@@ -306,7 +314,7 @@ def test_a_quantised_softmax_does_not_ship(
     monkeypatch.setattr(int8, "BETWEEN", (*int8.BETWEEN, "Softmax"))
     monkeypatch.setattr(int8, "_end", lambda graph: (graph.node[0], set()))
     source = place / "b" / "model.onnx"
-    int8.write(source, tmp_path / "m.onnx", calibrated.batches)
+    _int8(source, tmp_path / "m.onnx", calibrated.batches)
     assert audit.faults(source, tmp_path / "m.onnx", calibrated.batches, tmp_path) == ()
     first, second = (Classifier.open(place / "b"), runtimes.get("ort").open(tmp_path / "m.onnx"))
     rows = first.session.run(None, (feeds := next(calibrated.batches())))[0], second.run(None, feeds)[0]
@@ -459,12 +467,12 @@ def test_weights_keep_to_seven_bits_without_vnni(
 ) -> None:
     monkeypatch.setattr(int8, "vnni", lambda: False)
     source = place / "b" / "model.onnx"
-    assert int8.write(source, tmp_path / "m.onnx", calibrated.batches).settings["reduce_range"] is True
+    assert _int8(source, tmp_path / "m.onnx", calibrated.batches).settings["reduce_range"] is True
     weights = [numpy_helper.to_array(t) for t in onnx.load(tmp_path / "m.onnx").graph.initializer
                if t.data_type == TensorProto.INT8 and t.name.endswith("_quantized")]
     assert max(int(np.abs(w.astype(int)).max()) for w in weights) <= 64
     monkeypatch.setattr(int8, "vnni", lambda: None)
-    made = int8.write(source, tmp_path / "m.onnx", calibrated.batches)
+    made = _int8(source, tmp_path / "m.onnx", calibrated.batches)
     assert made.settings["reduce_range"] is False and "not known" in made.notes[0]
 
 
@@ -503,13 +511,13 @@ def test_bad_input_is_one_line(place: Path, tmp_path: Path, cnnexport: Any) -> N
 
 def test_what_holds_nothing_to_quantise(tmp_path: Path, calibrated: images.Calibration, place: Path) -> None:
     source = _graph(tmp_path / "m.onnx", [helper.make_node("Relu", ["x"], ["y"], name="r")], {})
-    for write in (lambda: int8.write(source, tmp_path / "o.onnx", _batches),
+    for write in (lambda: int8.write(source, tmp_path / "o.onnx", {}),
                   lambda: half.write_fp16(source, tmp_path / "o.onnx", _batches, tmp_path),
                   lambda: half.write_bf16(source, tmp_path / "o.onnx")):
         with pytest.raises(InputError, match="nothing to quantise"):
             write()
     with pytest.raises(InputError, match="quantised already"):
-        int8.write(place / "b" / "model.int8.onnx", tmp_path / "o.onnx", calibrated.batches)
+        int8.write(place / "b" / "model.int8.onnx", tmp_path / "o.onnx", {})
 
 
 def test_images_of_another_size_are_resized_and_it_says_so(calibrated: images.Calibration) -> None:

@@ -29,6 +29,12 @@ from cnnexport.console import Progress, say, say_json, warn
               help="Inputs and outputs of fp16.")
 @click.option("--keep", multiple=True, metavar="LAYER",
               help="A layer that int8 leaves in float32; repeatable. verdict.json says how much each loses.")
+@click.option("--ranges", type=click.Choice(["auto", "minmax", "percentile", "entropy"]), default="auto",
+              show_default=True, help="How int8 sets the range of a tensor; auto tries others where minmax loses.")
+@click.option("--activations", type=click.Choice(["auto", "uint8", "int8"]), default="auto", show_default=True,
+              help="What int8 stores between layers; auto measures which is faster here.")
+@click.option("--search/--no-search", default=True, show_default=True,
+              help="Put the noisiest layers back to float32 until --max-drop holds on images held apart.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the images that are drawn.")
 @click.option("--threads", type=click.IntRange(min=1), help="Intra-op threads.  [default: the runtime's choice]")
 @click.option("--keep-rejected", is_flag=True, help="Keep a rejected bundle aside, as BUNDLE.PRECISION.rejected.")
@@ -37,8 +43,8 @@ from cnnexport.console import Progress, say, say_json, warn
 @click.option("--quiet", is_flag=True, help="No progress.")
 def quantize(
     path: Path, precision: str, calibration: str | None, images: int, data: str | None, max_drop: float,
-    purpose: str | None, io: str, seed: int, threads: int | None, keep: tuple[str, ...],
-    keep_rejected: bool, force: bool, as_json: bool, quiet: bool,
+    purpose: str | None, io: str, seed: int, threads: int | None, keep: tuple[str, ...], ranges: str,
+    activations: str, search: bool, keep_rejected: bool, force: bool, as_json: bool, quiet: bool,
 ) -> None:
     """Write a bundle's network in int8, fp16 or bf16 beside its first model, with a verdict.
 
@@ -53,8 +59,8 @@ def quantize(
         try:
             verdict = precisions.quantize(
                 path, precision, calibration=calibration, data=data, max_drop=max_drop, io=io, purpose=purpose,
-                images=images, seed=seed, threads=threads, keep=keep, keep_rejected=keep_rejected, force=force,
-                progress=steps)
+                images=images, seed=seed, threads=threads, keep=keep, ranges=ranges,
+                activations=activations, search=search, keep_rejected=keep_rejected, force=force, progress=steps)
         except precisions.Rejected as error:
             rejected, verdict = error, error.verdict
         steps.finish()

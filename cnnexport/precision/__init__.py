@@ -3,7 +3,9 @@
 | module | what |
 |---|---|
 | ``calibration`` | the images that set the ranges of int8 |
+| ``ranges`` | the least and largest number of each tensor on them, or what of it is worth telling apart |
 | ``int8``, ``half`` | write the file, by ONNX Runtime's own tools |
+| ``search`` | the int8 file that keeps the budget with the fewest layers in float32 |
 | ``layers`` | tensors inside both files: how much each layer lost |
 | ``audit`` | whether each weight and range follows from the float32 file |
 | ``measuring``, ``paired`` | both files on the same images and in turn on the clock; what that says |
@@ -40,9 +42,12 @@ from cnnexport.precision.calibration import (
     Calibration,
     batch_size,
     choose,
+    probes,
     synthetic,
 )
 from cnnexport.precision.layers import layer_errors
+from cnnexport.precision.ranges import METHODS, Method, Ranges
+from cnnexport.precision.search import Wanted, find
 from cnnexport.precision.verdict import ALLOWED_RMS, Purpose, judge
 from cnnexport.verification import check_model, stored_vectors
 
@@ -63,6 +68,9 @@ class _Plan:
     seed: int
     threads: int | None
     keep: tuple[str, ...]
+    ranges: Method | None
+    activations: int8.Activations | None
+    search: bool
 
 
 def quantize(
@@ -78,6 +86,9 @@ def quantize(
     seed: int = 0,
     threads: int | None = None,
     keep: Sequence[str] = (),
+    ranges: str = "auto",
+    activations: str = "auto",
+    search: bool = True,
     keep_rejected: bool = False,
     force: bool = False,
     progress: Callable[[str], None] = lambda step: None,
@@ -87,15 +98,16 @@ def quantize(
     ``calibration`` names the ``images`` that ranges are measured on (``data.load``'s sources, or "synthetic"), ``data``
     labelled images whose test split tells what accuracy is lost; ``max_drop`` are the points that it may. ``purpose``
     is what must be gained, "speed" (of int8) or "size".
-    ``keep`` are layers that int8 leaves in float32. A variant whose verdict is ``reject`` is not published;
-    ``keep_rejected`` keeps it aside.
+    ``keep`` are layers that int8 leaves in float32, ``ranges`` and ``activations`` how it is made: what suits is found
+    out ("auto"). With ``search``, layers are put back to float32 until ``max_drop`` holds on training images.
+    A variant whose verdict is ``reject`` is not published; ``keep_rejected`` keeps it aside.
 
     Raises:
         UsageError: values that do not go together, images that are not named, or a variant that is there already.
         InputError: no bundle of a classifier, images that cannot be read, or nothing to quantise.
         RejectedError: the verdict is ``reject``.
     """
-    plan = _plan(precision, io, purpose, max_drop, seed, threads, tuple(keep))
+    plan = _plan(precision, io, purpose, max_drop, seed, threads, tuple(keep), ranges, activations, search)
     if not FEWEST_IMAGES <= images <= 100_000:
         raise UsageError(f"{images} calibration images: give {FEWEST_IMAGES} to 100,000")
     if precision != "int8" and keep:
@@ -122,8 +134,8 @@ def quantize(
             matched_labels(labelled, split_of(labelled, "test"), first.labels)
         progress(f"quantize to {precision}")
         file = folder / variants.file_name(precision)
-        made = _write(plan, found.file, file, first, named, scratch)
-        verdict = _judged(plan, found, first, file, made, named, labelled, scratch, progress)
+        made, measured = _write(plan, found, file, first, named, scratch, progress)
+        verdict = _judged(plan, found, first, file, made, measured, named, labelled, scratch, progress)
         model = ModelFacts(id=precision, file=file.name, precision=precision, parity=bundle.VERDICTS,
                            io="float16" if io == "same" else UNSET)
         variants.add(found, folder, model, verdict)
@@ -145,7 +157,8 @@ class Rejected(RejectedError):
 
 
 def _plan(
-    precision: str, io: str, purpose: str | None, max_drop: float, seed: int, threads: int | None, keep: tuple[str, ...]
+    precision: str, io: str, purpose: str | None, max_drop: float, seed: int, threads: int | None,
+    keep: tuple[str, ...], ranges: str, activations: str, search: bool,
 ) -> _Plan:
     """What is asked, checked. Raises UsageError."""
     if precision not in PRECISIONS:
@@ -156,8 +169,16 @@ def _plan(
         raise UsageError(f"purpose '{purpose}' is unknown; choose speed or size")
     if not 0 < max_drop <= 100:
         raise UsageError(f"--max-drop is {max_drop:g}: give points of accuracy, above 0 and up to 100")
+    if ranges not in ("auto", *METHODS):
+        raise UsageError(f"ranges '{ranges}' are unknown; choose one of auto, {', '.join(METHODS)}")
+    if activations not in ("auto", "uint8", "int8"):
+        raise UsageError(f"activations '{activations}' are unknown; choose one of auto, uint8, int8")
+    if precision != "int8" and (ranges, activations) != ("auto", "auto"):
+        raise UsageError(f"--ranges and --activations are for int8; {precision} has none: leave them out")
     chosen = purpose or ("speed" if precision == "int8" else "size")
-    return _Plan(precision, cast(Any, io), cast(Purpose, chosen), max_drop, seed, threads, keep)
+    return _Plan(precision, cast(Any, io), cast(Purpose, chosen), max_drop, seed, threads, keep,
+                 None if ranges == "auto" else cast(Any, ranges),
+                 None if activations == "auto" else cast(Any, activations), search)
 
 
 def _refuse_external(found: Bundle) -> None:
@@ -166,24 +187,34 @@ def _refuse_external(found: Bundle) -> None:
 
 
 def _write(
-    plan: _Plan, source: Path, file: Path, first: Classifier, named: Calibration | None, scratch: Path
-) -> int8.Made:
-    """Write the variant, in its precision."""
+    plan: _Plan, found: Bundle, file: Path, first: Classifier, named: Calibration | None, scratch: Path,
+    progress: Callable[[str], None],
+) -> tuple[int8.Made, Ranges | None]:
+    """Write the variant, in its precision; and its ranges, where they are not the least and largest numbers."""
     if named is not None:
-        return int8.write(source, file, named.batches, plan.keep)
+        import onnx
+
+        graph = onnx.load(found.file, load_external_data=False).graph
+        keep = {node: f"--keep {layer}" for layer in plan.keep for node in int8.nodes_of(graph, layer)}
+        wanted = Wanted(found.file, file, found.about.layers, keep, plan.ranges, plan.activations,
+                        plan.max_drop if plan.search else None)
+        best = find(wanted, first, named, scratch, threads=plan.threads, progress=progress)
+        made = replace(best.made, settings={**best.made.settings, "ranges": best.method})
+        return made, None if best.method == "minmax" else best.ranges
     if plan.precision == "bf16":
-        return half.write_bf16(source, file)
-    return half.write_fp16(source, file, synthetic(first, 2 * batch_size(first), plan.seed), scratch, plan.io)
+        return half.write_bf16(found.file, file), None
+    return half.write_fp16(
+        found.file, file, synthetic(first, 2 * batch_size(first), plan.seed), scratch, plan.io), None
 
 
 def _judged(
-    plan: _Plan, found: Bundle, first: Classifier, file: Path, made: int8.Made, named: Calibration | None,
-    labelled: Any, scratch: Path, progress: Callable[[str], None],
+    plan: _Plan, found: Bundle, first: Classifier, file: Path, made: int8.Made, measured: Ranges | None,
+    named: Calibration | None, labelled: Any, scratch: Path, progress: Callable[[str], None],
 ) -> VariantVerdict:
     """Measure the variant beside the first model, and judge it."""
     progress("audit")
     check_model(file)
-    faults = audit.faults(found.file, file, named.batches if named else None, scratch)
+    faults = audit.faults(found.file, file, named.batches if named else None, scratch, measured)
     dtype = "float16" if plan.io == "same" else first.dtype
     second = replace(first, session=runtimes.get(runtimes.DEFAULT).open(file, threads=plan.threads), dtype=dtype)
     probes = named.batches if named else synthetic(first, 2 * batch_size(first), plan.seed)
@@ -215,10 +246,8 @@ def _compared(
     """What labelled images say, where there are any, and how near the answers are."""
     allowed = ALLOWED_RMS[plan.precision]
     if labelled is None:
-        float32 = replace(first, dtype="float32")
-        probes = ([f[first.input].transpose(0, 2, 3, 1) if first.channels_first else f[first.input]
-                   for f in synthetic(float32, _PROBES, plan.seed + 1)()])
-        return None, measuring.fidelity(measuring.answers(first, second, probes), "synthetic", allowed)
+        both = measuring.answers(first, second, probes(first, _PROBES, plan.seed + 1))
+        return None, measuring.fidelity(both, "synthetic", allowed)
     part = split_of(labelled, "test")
     assert first.preparation is not None
     both = measuring.answers(first, second, part.batches(first.preparation, first.batch or 32))

@@ -14,6 +14,7 @@ import numpy as np
 
 from cnnexport.precision.calibration import Array, Batches
 from cnnexport.precision.layers import inside
+from cnnexport.precision.ranges import Ranges
 
 _HALF_STEP = 0.5005
 """Rounding in float32 lies a little beyond the half."""
@@ -23,10 +24,13 @@ a share of its width."""
 _MOST_TOLD = 5
 
 
-def faults(source: Path, variant: Path, batches: Batches | None, scratch: Path) -> tuple[str, ...]:
+def faults(
+    source: Path, variant: Path, batches: Batches | None, scratch: Path, ranges: Ranges | None = None
+) -> tuple[str, ...]:
     """What in the file ``variant`` does not follow from ``source``, a clause each, the first few.
 
-    ``batches`` are the images that ranges were measured on; None where none were.
+    ``batches`` are the images that ranges were measured on; None where none were. ``ranges`` are given where they are
+    not the least and largest numbers: the file must hold them, and they must lie within those.
     """
     import onnx
     from onnx import numpy_helper
@@ -36,7 +40,7 @@ def faults(source: Path, variant: Path, batches: Batches | None, scratch: Path) 
     held = {t.name: numpy_helper.to_array(t) for t in second.graph.initializer}
     found = [*_weights(second, wanted, held)]
     if batches is not None:
-        found += _ranges(first, second, source, held, batches, scratch)
+        found += _ranges(first, second, source, held, batches, scratch, ranges)
     return tuple(found[:_MOST_TOLD])
 
 
@@ -72,7 +76,8 @@ def _weights(model: Any, wanted: dict[str, Array], held: dict[str, Array]) -> It
 
 
 def _ranges(
-    first: Any, second: Any, source: Path, held: dict[str, Array], batches: Batches, scratch: Path
+    first: Any, second: Any, source: Path, held: dict[str, Array], batches: Batches, scratch: Path,
+    ranges: Ranges | None,
 ) -> Iterator[str]:
     """The activations whose range is not the one that the float32 file has on the same images."""
     own = {node.input[0]: node for node in second.graph.node if node.op_type == "QuantizeLinear"
@@ -82,7 +87,14 @@ def _ranges(
         node = own[name]
         scale, zero = float(held[node.input[1]]), int(held[node.input[2]])
         low, high = min(low, 0.0), max(high, 0.0)
-        start, width = -zero * scale, 255 * scale
+        if ranges is not None:
+            given = min(ranges[name][0], 0.0), max(ranges[name][1], 0.0)
+            room = _RANGE_SHARE * (high - low)  # a histogram's bin
+            if given[0] < low - room or given[1] > high + room:
+                yield (f"the range of '{name}' was measured as {given[0]:.4g} .. {given[1]:.4g}, and the float32 "
+                       f"file's numbers are {low:.4g} .. {high:.4g}")
+            low, high = given
+        start, width = (int(np.iinfo(held[node.input[2]].dtype).min) - zero) * scale, 255 * scale
         if (abs(start - low) > _RANGE_STEPS * scale + 1e-6 * (high - low)
                 or abs(width - (high - low)) > _RANGE_SHARE * (high - low) + 1e-12):
             yield (f"the range of '{name}' is {start:.4g} .. {start + width:.4g}, and the float32 file's is {low:.4g} "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +20,9 @@ from cnnexport.parity.inputs import images as seeded_images
 
 SYNTHETIC = "synthetic"
 DEFAULT_IMAGES, FEWEST_IMAGES = 128, 16
+_HELD = 128, 2000
+"""The fewest and the most images that a file is chosen on; how many depends on their size."""
+_HELD_PIXELS = 1000 * 64 * 64
 _PIXELS = 1 << 18
 """Pixels of a batch: what a graph gives out of all its layers for them stays in some hundred MB."""
 
@@ -29,11 +32,21 @@ Batches: TypeAlias = Callable[[], Iterator[dict[str, Array]]]
 
 
 @dataclass(frozen=True)
+class Held:
+    """Images that set no range and are no test images: a file is chosen on them. ``pixels`` starts them anew, (N,
+    height, width, channels) a batch; ``labels`` count classes as the model does, None where there are none."""
+
+    pixels: Callable[[], Iterator[Array]]
+    labels: Array | None = None
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Named images and how to read them; ``notes`` say what a reader should know of them."""
 
     facts: CalibrationFacts
     batches: Batches
+    held: Held
     notes: tuple[str, ...] = ()
 
 
@@ -66,6 +79,12 @@ def synthetic(opened: Classifier, count: int, seed: int) -> Batches:
     return batches
 
 
+def probes(opened: Classifier, count: int, seed: int) -> Iterator[Array]:
+    """``synthetic`` as pixels, (N, height, width, channels) a batch."""
+    for feeds in synthetic(replace(opened, dtype="float32"), count, seed)():
+        yield feeds[opened.input].transpose(0, 2, 3, 1) if opened.channels_first else feeds[opened.input]
+
+
 def choose(opened: Classifier, source: str | None, *, count: int = DEFAULT_IMAGES, seed: int = 0) -> Calibration:
     """The images of ``source`` (as of ``data.load``, or SYNTHETIC) on which ranges are measured: of its training split.
 
@@ -78,7 +97,7 @@ def choose(opened: Classifier, source: str | None, *, count: int = DEFAULT_IMAGE
                          "--calibration synthetic takes them all the same")
     if source == SYNTHETIC:
         facts = CalibrationFacts(source=SYNTHETIC, sha256=None, split="synthetic", indices=tuple(range(count)))
-        return Calibration(facts, synthetic(opened, count, seed), (
+        return Calibration(facts, synthetic(opened, count, seed), Held(lambda: probes(opened, 32, seed + 2)), (
             "calibrated on synthetic images: the ranges may be other than those of real ones",))
     found = load(source, training=False)
     part = found.train
@@ -99,7 +118,11 @@ def choose(opened: Classifier, source: str | None, *, count: int = DEFAULT_IMAGE
                      "bundle says")
     if len(chosen) < count:
         notes.append(f"{found.name} has {len(chosen)} training images, fewer than the {count} asked for")
-    return Calibration(facts, lambda: fed(opened, taken, size), tuple(notes))
+    rest = np.setdiff1d(np.arange(len(part)), chosen)
+    most = int(np.clip(_HELD_PIXELS // (p.height * p.width), *_HELD))
+    apart = part.take(np.random.default_rng(seed).permutation(rest)[:most] if len(rest) >= FEWEST_IMAGES else chosen)
+    held = Held(lambda: apart.batches(p, opened.batch or 32), matched_labels(found, apart, opened.labels))
+    return Calibration(facts, lambda: fed(opened, taken, size), held, tuple(notes))
 
 
 def _would_use(opened: Classifier) -> str:

@@ -1,7 +1,12 @@
-"""int8 by ONNX Runtime's own quantiser: QDQ, int8 weights a channel, uint8 activations, the classifier's end in float.
+"""int8 by ONNX Runtime's own quantiser: QDQ, int8 weights a channel, the classifier's end in float.
 
-ONNX Runtime's CPU kernels multiply uint8 by int8. Where the processor has VNNI their sums are exact; without it pairs
-of products are added in 16 bits and overflow unless weights keep to 7 bits (ONNX Runtime, "Quantize ONNX models").
+What suits which processor (ONNX Runtime, "Quantize ONNX models"; the kind of activations is measured too):
+
+| processor | weights | activations |
+|---|---|---|
+| x86 with VNNI or AMX | int8, 8 bits: sums are exact | uint8 or int8, the faster |
+| x86 without | int8, 7 bits: pairs of products are added in 16 bits, and overflow | uint8 |
+| ARM with dot products (``asimddp``) | int8, 8 bits | int8 or uint8, the faster |
 """
 
 from __future__ import annotations
@@ -9,14 +14,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cnnexport.bundle.records import Kept
 from cnnexport.errors import InputError, UsageError
-from cnnexport.precision.calibration import Array, Batches
+from cnnexport.precision.ranges import Ranges, stored
 from cnnexport.runtimes import ort
 from cnnexport.text import all_in_line
 
@@ -24,6 +29,9 @@ PRODUCTS = ("Conv", "Gemm", "MatMul", "ConvTranspose")
 BETWEEN = ("Add", "AveragePool", "Clip", "Concat", "Flatten", "GlobalAveragePool", "MaxPool", "Pad", "Relu", "Reshape",
            "Transpose")
 """What is quantised between products, so that no layer has to turn numbers back; all else stays in float32."""
+
+
+Activations = Literal["uint8", "int8"]
 
 
 @dataclass(frozen=True)
@@ -52,41 +60,42 @@ def vnni(text: str | None = None) -> bool | None:
     return None
 
 
-def write(source: Path, place: Path, batches: Batches, keep: Sequence[str] = ()) -> Made:
-    """Quantise the float32 file ``source`` to ``place``, ranges measured on ``batches``; layers ``keep`` stay in float.
+def write(
+    source: Path, place: Path, ranges: Ranges, keep: Mapping[str, str] | None = None, activations: Activations = "uint8"
+) -> Made:
+    """Quantise the float32 file ``source`` to ``place`` with these ``ranges``.
 
-    Raises InputError where there is nothing to quantise, or where it is quantised already, and UsageError for a layer
-    that has no nodes of its own.
+    The nodes of ``keep`` stay in float, for the reasons that it gives. Raises InputError where there is nothing to
+    quantise, or where it is quantised already, and UsageError where nothing is left to quantise.
     """
     ort.library()
     import onnx
     from onnxruntime import quantization
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     model = onnx.load(source)
     check_float(model, source)
     last, behind = _end(model.graph)
     kept = {node.name: f"follows {last.name}, the last product" for node in model.graph.node if node.name in behind}
-    for layer in keep:
-        own = [node.name for node in model.graph.node if node.name == layer or node.name.startswith(f"{layer}/")]
-        if not own:
-            raise UsageError(f"the file has no nodes of a layer '{layer}'; verdict.json lists the layers")
-        kept |= {name: f"--keep {layer}" for name in own if name not in kept}
+    kept = {**(keep or {}), **kept}
     has_vnni = vnni()
     names = {node.name for node in model.graph.node if node.op_type in (*PRODUCTS, *BETWEEN)} - set(kept)
     if not any(node.name in names and node.op_type in PRODUCTS for node in model.graph.node):
         raise UsageError("--keep leaves no convolution or dense layer to quantise; keep fewer layers")
     settings: dict[str, Any] = {
-        "format": "QDQ", "weights": "int8, symmetric, per channel", "activations": "uint8, asymmetric",
+        "format": "QDQ", "weights": "int8, symmetric, per channel", "activations": f"{activations}, asymmetric",
         "reduce_range": has_vnni is False, "vnni": has_vnni, "processor": platform.machine(),
         "by": f"onnxruntime.quantization {ort.library().__version__}"}
     with _silent():
         try:
-            quantization.quantize_static(
-                model, place, _reader(quantization, batches), quant_format=quantization.QuantFormat.QDQ,
-                op_types_to_quantize=[*PRODUCTS, *BETWEEN], per_channel=True, reduce_range=has_vnni is False,
-                activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
-                nodes_to_quantize=sorted(names), calibrate_method=quantization.CalibrationMethod.MinMax,
-                extra_options={"WeightSymmetric": True, "ActivationSymmetric": False})
+            # quantize_static would measure the ranges anew for each file; this is its second half.
+            quantiser = QDQQuantizer(
+                onnx.load(source), True, has_vnni is False, quantization.QuantType.QInt8,
+                quantization.QuantType.QUInt8 if activations == "uint8" else quantization.QuantType.QInt8,
+                stored(ranges), sorted(names), [], [*PRODUCTS, *BETWEEN],
+                {"WeightSymmetric": True, "ActivationSymmetric": False})
+            quantiser.quantize_model()
+            quantiser.model.save_model_to_file(str(place), False)
         except Exception as error:  # the library raises whatever fails within
             raise InputError(f"{source} cannot be quantised by onnxruntime.quantization ({all_in_line(error)}); use "
                              "--precision fp16") from error
@@ -113,6 +122,14 @@ def check_float(model: Any, source: Path) -> None:
         raise InputError(f"{source} has no convolution or dense layer with weights: there is nothing to quantise")
     if any(t.data_location == 1 for t in model.graph.initializer):  # EXTERNAL, where it was not loaded
         raise InputError(f"{source} keeps its weights outside; such models are not quantised yet")
+
+
+def nodes_of(graph: Any, layer: str) -> list[str]:
+    """The names of the nodes that a layer has in a file. Raises UsageError where it has none."""
+    own = [node.name for node in graph.node if node.name == layer or node.name.startswith(f"{layer}/")]
+    if not own:
+        raise UsageError(f"the file has no nodes of a layer '{layer}'; verdict.json lists the layers")
+    return own
 
 
 def _end(graph: Any) -> tuple[Any, set[str]]:
@@ -145,19 +162,6 @@ def _float_output(graph: Any, tensor: str) -> bool:
     for tensor_left in [t for t in graph.initializer if t.name not in read]:
         graph.initializer.remove(tensor_left)
     return bool(taken)
-
-
-def _reader(quantization: Any, batches: Batches) -> Any:
-    """``batches`` as the library reads images: one batch at a time."""
-
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.left: Iterator[dict[str, Array]] = batches()
-
-        def get_next(self) -> dict[str, Array] | None:
-            return next(self.left, None)
-
-    return Reader()
 
 
 @contextlib.contextmanager

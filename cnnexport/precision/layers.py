@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,44 @@ import numpy as np
 from cnnexport.bundle.records import LayerError, LayerFacts
 from cnnexport.parity.exposed import Exposed
 from cnnexport.precision.calibration import Array, Batches
+from cnnexport.precision.ranges import Ranges
 
 _EXACT = 200.0
 """Decibels of what is the same."""
 
 
+@dataclass(frozen=True)
+class Noise:
+    """What a tensor inside a variant is off the float32 file's: mean squares of that and of the difference.
+
+    ``layer`` is the last of the Keras layers whose output it is.
+    """
+
+    layer: str
+    tensor: str
+    signal: float
+    noise: float
+
+    @property
+    def sqnr_db(self) -> float:
+        """The ratio of the two in decibels; _EXACT of what is the same."""
+        if not self.noise or not self.signal:
+            return _EXACT if not self.noise else 0.0
+        return min(10 * math.log10(self.signal / self.noise), _EXACT)
+
+
 def layer_errors(
     layers: Sequence[LayerFacts], source: Path, variant: Path, batches: Batches, scratch: Path
 ) -> tuple[LayerError, ...]:
-    """The signal in the noise of each layer's tensor that both files have, on the first batch, in the layers' order.
+    """The signal in the noise of each layer's tensor that both files have, on the first batch, in the layers' order."""
+    return tuple(LayerError(layer=n.layer, tensor=n.tensor, sqnr_db=n.sqnr_db)
+                 for n in noises(layers, source, variant, batches, scratch))
+
+
+def noises(
+    layers: Sequence[LayerFacts], source: Path, variant: Path, batches: Batches, scratch: Path
+) -> tuple[Noise, ...]:
+    """The noise in each layer's tensor that both files have, on the first batch, in the layers' order.
 
     A layer whose activation is in the ranges of int8 has no tensor of its own there: the activation's stands for it.
     """
@@ -36,19 +66,54 @@ def layer_errors(
                 places[layer.tensor] = restored if restored in made else layer.tensor
     wanted = next(inside(first, source, batches, scratch, set(places), most=1))
     got = next(inside(second, variant, batches, scratch, set(places.values()), most=1))
-    ratios = {name: _decibels(wanted[name], got[place]) for name, place in places.items()
-              if name in wanted and place in got}
-    holders = {layer.tensor: layer for layer in layers if layer.tensor in ratios}  # the last of those that share one
-    return tuple(LayerError(layer=layer.layer, tensor=str(name), sqnr_db=ratios[str(name)])
-                 for name, layer in holders.items())
+    found = {}
+    for name, place in places.items():
+        if name in wanted and place in got:
+            a, b = wanted[name].astype(np.float64), got[place].astype(np.float64)
+            found[name] = float(np.square(a).mean()), float(np.square(a - b).mean())
+    holders = {layer.tensor: layer for layer in layers if layer.tensor in found}  # the last of those that share one
+    return tuple(Noise(layer.layer, str(name), *found[str(name)]) for name, layer in holders.items())
 
 
-def _decibels(wanted: Array, got: Array) -> float:
-    noise = float(np.square(wanted.astype(np.float64) - got.astype(np.float64)).sum())
-    signal = float(np.square(wanted, dtype=np.float64).sum())
-    if not noise or not signal:
-        return _EXACT if not noise else 0.0
-    return min(10 * math.log10(signal / noise), _EXACT)
+@dataclass(frozen=True)
+class Source:
+    """A part of the network that adds noise: the nodes from the tensors before it to its own, and how much.
+
+    ``added`` is noise over signal. ``readers`` are those that read the tensor, and ``by_range`` tells that most of the
+    noise is the rounding of the tensor itself, so that they must read it in float32 for it to go.
+    """
+
+    layer: str
+    nodes: tuple[str, ...]
+    readers: tuple[str, ...]
+    by_range: bool
+    added: float
+    sqnr_db: float
+
+
+def noise_added(graph: Any, found: Sequence[Noise], ranges: Ranges) -> list[Source]:
+    """What each part of a float32 ``graph`` adds to the noise of what it reads, the most first."""
+    known = {n.tensor: n for n in found}
+    makers = {output: node for node in graph.node for output in node.output}
+    parts = []
+    for one in found:
+        if not one.signal:
+            continue
+        between, before, left = [], [0.0], [one.tensor]
+        while left:
+            name = left.pop()
+            if name in known and name != one.tensor:
+                behind = known[name]
+                before.append(behind.noise / behind.signal if behind.signal else 0.0)
+            elif (node := makers.get(name)) is not None and node.name not in between:
+                between.append(node.name)
+                left += node.input
+        low, high = ranges.get(one.tensor, (0.0, 0.0))
+        rounding = ((max(high, 0.0) - min(low, 0.0)) / 255) ** 2 / 12
+        added = one.noise / one.signal - max(before)
+        readers = tuple(node.name for node in graph.node if one.tensor in node.input)
+        parts.append(Source(one.layer, tuple(between), readers, rounding > one.signal * added / 2, added, one.sqnr_db))
+    return sorted(parts, key=lambda part: -part.added)
 
 
 def inside(

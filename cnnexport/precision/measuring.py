@@ -45,10 +45,15 @@ def answers(
     done = 0
     for pixels in batches:
         for rows, model in zip(found, (first, second)):
-            rows.append(scores(model.answers(pixels)))
+            rows.append(model.answers(pixels))
         done += len(pixels)
         say(done)
-    return Answers(*(np.concatenate(rows) for rows in found))
+    return Answers(*map(all_scores, found))
+
+
+def all_scores(batches: Iterable[Array]) -> Array:
+    """The scores behind a model's answers to batches, as one array."""
+    return np.concatenate([scores(rows) for rows in batches])
 
 
 def fidelity(both: Answers, source: str, allowed: float) -> Fidelity:
@@ -78,7 +83,7 @@ def accuracy(both: Answers, labels: Array, found: Dataset, part: Split, max_drop
 
 def speed(
     first: Path, second: Path, feeds: tuple[dict[str, Array], dict[str, Array]], batch: int, *,
-    threads: int | None = None,
+    threads: int | None = None, sessions: int = SESSIONS, seconds: float = SECONDS,
 ) -> SpeedFacts:
     """Time two files in turn in this process: each round runs one, then the other, and the next the other way round.
 
@@ -88,7 +93,7 @@ def speed(
     engine = runtimes.get(runtimes.DEFAULT)
     ratios: list[Array] = []
     times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(SESSIONS):
+    for _ in range(sessions):
         runs = []
         for file, given in zip((first, second), feeds):
             run = engine.open(file, threads=threads).bind(given)
@@ -96,7 +101,7 @@ def speed(
             runs.append(run.stream())
         once = min(_timed(run, 1) for run in runs for _ in range(3))
         repeats = max(1, round(1e-3 / max(once, 1e-7)))  # a round is a millisecond or more
-        end = time.perf_counter() + SECONDS / SESSIONS
+        end = time.perf_counter() + seconds / sessions
         found: list[float] = []
         while len(found) < ROUNDS and (len(found) < 6 or time.perf_counter() < end):
             order = (0, 1) if len(found) % 2 else (1, 0)
@@ -108,7 +113,7 @@ def speed(
     told = percentile(ratios, 50)
     assert told.value is not None and told.low is not None and told.high is not None  # 18 rounds or more
     return SpeedFacts(
-        runtime=engine.title, batch=batch, threads=threads, sessions=SESSIONS, rounds=sum(map(len, ratios)),
+        runtime=engine.title, batch=batch, threads=threads, sessions=sessions, rounds=sum(map(len, ratios)),
         float_ms=1e3 * float(np.median(times[0])), variant_ms=1e3 * float(np.median(times[1])), speed_up=told.value,
         speed_up_interval_95=(told.low, told.high))
 
