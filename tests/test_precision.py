@@ -307,6 +307,59 @@ def test_calibration_on_wrong_preprocessing_is_found(
     assert "range" in audit.faults(source, tmp_path / "m.onnx", calibrated.batches, tmp_path)[0]
 
 
+@pytest.mark.parametrize("method", ["percentile", "entropy"])
+@pytest.mark.parametrize("activations", ["uint8", "int8"])
+def test_other_ranges_and_activations_are_audited(
+    place: Path, calibrated: images.Calibration, tmp_path: Path, capfd: Any, method: Any, activations: Any
+) -> None:
+    """They narrow what minmax takes, say nothing on stdout, and a range that was changed later is found."""
+    source, file = place / "b" / "model.onnx", tmp_path / "m.onnx"
+    parts = (*int8.PRODUCTS, *int8.BETWEEN)
+    found = ranges.measure(source, calibrated.batches, tmp_path, parts, method)
+    widest = ranges.measure(source, calibrated.batches, tmp_path, parts)
+    assert capfd.readouterr().out == ""
+    widths = [(found[n][1] - found[n][0]) / (widest[n][1] - widest[n][0]) for n in widest]
+    assert min(widths) < 1 and max(widths) < 1.02
+    made = int8.write(source, file, found, activations=activations)
+    assert made.settings["activations"] == f"{activations}, asymmetric"
+    assert audit.faults(source, file, calibrated.batches, tmp_path, found) == ()
+    model = onnx.load(file)
+    scales = [q.input[1] for q in model.graph.node if q.op_type == "QuantizeLinear"]
+
+    def wider(value: Any) -> None:
+        value *= 1.5
+    _change(model, scales[-1], wider)
+    onnx.save(model, file)
+    assert "range" in audit.faults(source, file, calibrated.batches, tmp_path, found)[0]
+
+
+def test_a_layer_whose_channels_drown_goes_back_to_float32(tmp_path: Path) -> None:
+    """One channel a hundred times the others' takes their steps: the search finds it, and leaves the rest in int8."""
+    from cnnexport.architectures import weights
+
+    model = package.build("vgg11", input_shape=(32, 32, 3), classes=10)
+    weights.randomise(model, 0)
+    one, two = model.get_layer("block2_conv1"), model.get_layer("block3_conv1")
+    kernel, bias = one.get_weights()
+    kernel[..., 0] *= 400
+    bias[0] *= 400
+    one.set_weights([kernel, bias])
+    kernel, bias = two.get_weights()
+    kernel[:, :, 0] /= 400
+    two.set_weights([kernel, bias])
+    model.save_weights(tmp_path / "w.weights.h5")
+    package.convert("vgg11", weights=str(tmp_path / "w.weights.h5"), input_shape=(32, 32, 3), classes=10,
+                    output=tmp_path / "b")
+    asked: dict[str, Any] = {"calibration": "synthetic", "images": 16, "activations": "uint8", "purpose": "size"}
+    with pytest.raises(RejectedError, match="standard deviations from float32's"):
+        precision.quantize(tmp_path / "b", "int8", search=False, **asked)
+    verdict = precision.quantize(tmp_path / "b", "int8", **asked)
+    back = {kept.node.split("/")[0] for kept in verdict.kept if kept.reason.startswith("put back")}
+    assert "block3_conv1" in back and back <= {"block2_conv1", "block2_pool", "block3_conv1"}
+    assert verdict.verdict == "inconclusive" and verdict.fidelity.logits_rms < ALLOWED_RMS["int8"] / 2
+    assert verdict.bytes < 0.35 * verdict.float_bytes
+
+
 def test_a_quantised_softmax_does_not_ship(
     place: Path, calibrated: images.Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

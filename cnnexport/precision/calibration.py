@@ -106,8 +106,9 @@ def choose(opened: Classifier, source: str | None, *, count: int = DEFAULT_IMAGE
                          "images are never used); give a source with more")
     matched_labels(found, part, opened.labels)
     chosen = stratified(part.labels, count, seed) if len(part) > count else np.arange(len(part))
-    if len(chosen) > count:
-        chosen = np.sort(np.random.default_rng(seed).permutation(chosen)[:count])
+    if len(part) > count != len(chosen):  # classes do not divide it
+        others = np.random.default_rng(seed).permutation(np.setdiff1d(np.arange(len(part)), chosen))
+        chosen = np.sort(np.concatenate([np.random.default_rng(seed).permutation(chosen), others])[:count])
     taken, size = part.take(chosen), batch_size(opened)
     facts = CalibrationFacts(source=found.name, sha256=found.sha256, split="train",
                              indices=tuple(int(i) for i in chosen))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import numpy as np
 from cnnexport.bundle.records import LayerError, LayerFacts
 from cnnexport.parity.exposed import Exposed
 from cnnexport.precision.calibration import Array, Batches
-from cnnexport.precision.ranges import Ranges
 
 _EXACT = 200.0
 """Decibels of what is the same."""
@@ -23,13 +22,15 @@ _EXACT = 200.0
 class Noise:
     """What a tensor inside a variant is off the float32 file's: mean squares of that and of the difference.
 
-    ``layer`` is the last of the Keras layers whose output it is.
+    ``layer`` is the last of the Keras layers whose output it is. ``share`` is the noise over the signal of a channel,
+    the mean of all: one channel of large numbers has most of the signal, and its range drowns the others.
     """
 
     layer: str
     tensor: str
     signal: float
     noise: float
+    share: float
 
     @property
     def sqnr_db(self) -> float:
@@ -70,49 +71,59 @@ def noises(
     for name, place in places.items():
         if name in wanted and place in got:
             a, b = wanted[name].astype(np.float64), got[place].astype(np.float64)
-            found[name] = float(np.square(a).mean()), float(np.square(a - b).mean())
+            found[name] = _mean_squares(a, a - b)
     holders = {layer.tensor: layer for layer in layers if layer.tensor in found}  # the last of those that share one
     return tuple(Noise(layer.layer, str(name), *found[str(name)]) for name, layer in holders.items())
+
+
+def _mean_squares(signal: Array, noise: Array) -> tuple[float, float, float]:
+    """The mean squares of two tensors (batch, channels, ...) and the mean over channels of one over the other."""
+    if signal.ndim < 2:
+        return float(np.square(signal).mean()), float(np.square(noise).mean()), 0.0
+    axes = (0, *range(2, signal.ndim))
+    a, b = (np.square(x).mean(axes) for x in (signal, noise))
+    share = np.divide(b, a, out=np.zeros_like(a), where=a > 0)
+    return float(a.mean()), float(b.mean()), float(np.minimum(share, 1.0).mean())
 
 
 @dataclass(frozen=True)
 class Source:
     """A part of the network that adds noise: the nodes from the tensors before it to its own, and how much.
 
-    ``added`` is noise over signal. ``readers`` are those that read the tensor, and ``by_range`` tells that most of the
-    noise is the rounding of the tensor itself, so that they must read it in float32 for it to go.
+    ``added`` is noise over signal. ``readers`` are the nodes up to the next products, which must read it in float32
+    too: the rounding of a tensor is no less noise than that of the products that make it.
     """
 
     layer: str
     nodes: tuple[str, ...]
     readers: tuple[str, ...]
-    by_range: bool
     added: float
     sqnr_db: float
 
 
-def noise_added(graph: Any, found: Sequence[Noise], ranges: Ranges) -> list[Source]:
-    """What each part of a float32 ``graph`` adds to the noise of what it reads, the most first."""
+def noise_added(graph: Any, found: Sequence[Noise], products: Collection[str]) -> list[Source]:
+    """What each part of a float32 ``graph`` adds to the noise of what it reads, the most first.
+
+    ``products`` are the operators that end the way of its readers.
+    """
     known = {n.tensor: n for n in found}
     makers = {output: node for node in graph.node for output in node.output}
     parts = []
     for one in found:
-        if not one.signal:
-            continue
         between, before, left = [], [0.0], [one.tensor]
         while left:
             name = left.pop()
             if name in known and name != one.tensor:
-                behind = known[name]
-                before.append(behind.noise / behind.signal if behind.signal else 0.0)
+                before.append(known[name].share)
             elif (node := makers.get(name)) is not None and node.name not in between:
                 between.append(node.name)
                 left += node.input
-        low, high = ranges.get(one.tensor, (0.0, 0.0))
-        rounding = ((max(high, 0.0) - min(low, 0.0)) / 255) ** 2 / 12
-        added = one.noise / one.signal - max(before)
-        readers = tuple(node.name for node in graph.node if one.tensor in node.input)
-        parts.append(Source(one.layer, tuple(between), readers, rounding > one.signal * added / 2, added, one.sqnr_db))
+        reading, carries = [], {one.tensor}
+        for node in graph.node:  # in topological order
+            if carries.intersection(node.input):
+                reading.append(node.name)
+                carries.update(() if node.op_type in products else node.output)
+        parts.append(Source(one.layer, tuple(between), tuple(reading), one.share - max(before), one.sqnr_db))
     return sorted(parts, key=lambda part: -part.added)
 
 

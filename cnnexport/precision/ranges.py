@@ -1,4 +1,4 @@
-"""The range of each tensor between layers, measured on images by ONNX Runtime's calibrators, one batch held at a time.
+"""The range of each tensor between layers, measured on images by ONNX Runtime, one batch held at a time.
 
 ``minmax`` takes the least and the largest number, so that nothing is cut off and one outlier widens every step;
 ``percentile`` leaves the rarest out; ``entropy`` cuts where the numbers' distribution changes least (Migacz, 8-bit
@@ -7,6 +7,8 @@ Inference with TensorRT, 2017).
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -46,9 +48,10 @@ def measure(
         calibrator = create_calibrator(
             source, list(operators), augmented_model_path=str(scratch / f"{method}.onnx"), calibrate_method=kind,
             extra_options=extra)
-        for feeds in batches():  # the library keeps what it has seen until it is told that there is no more
-            calibrator.collect_data(_one(quantization, feeds))
-        found = calibrator.compute_data()
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints
+            for feeds in batches():  # the library keeps what it has seen until it is told that there is no more
+                calibrator.collect_data(_one(quantization, feeds))
+            found = calibrator.compute_data()
         return {name: _span(data.range_value) for name, data in found.items()}
     except Exception as error:  # the library raises whatever fails within
         raise InputError(f"{source} cannot be run by onnxruntime.quantization ({all_in_line(error)}); use "

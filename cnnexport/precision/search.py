@@ -147,7 +147,7 @@ def _fewest_back(
     """The file with the fewest of the noisiest parts in float32 that keeps the budget, or the best of those tried."""
     assert wanted.budget is not None
     found = noises(wanted.layers, wanted.source, best.file, named.batches, scratch)
-    back = [nodes for part in noise_added(graph, found, best.ranges) if (nodes := _nodes(part, best.made, graph))]
+    back = [nodes for part in noise_added(graph, found, PRODUCTS) if (nodes := _nodes(part, best.made, graph))]
     most = int(len(back) * MOST_BACK)
 
     def with_back(count: int) -> Found | None:
@@ -183,10 +183,9 @@ def _nodes(part: Source, made: Made, graph: Any) -> dict[str, str]:
     """The quantised nodes of a part that are to be in float32, and why; none where it holds none."""
     already = {kept.node for kept in made.kept}
     kinds = {node.name: node.op_type for node in graph.node}
-    names = (*part.nodes, *(part.readers if part.by_range else ()))
-    why = (f"put back: {part.layer} had {part.sqnr_db:.1f} dB of signal to noise, "
-           f"{'the rounding of its range' if part.by_range else 'its own products'} most of it")
-    return {name: why for name in names if kinds.get(name) in (*PRODUCTS, *BETWEEN) and name not in already}
+    why = f"put back: {part.layer} added noise of {part.added:.0%} of a channel's signal, the mean of all channels"
+    return {name: why for name in (*part.nodes, *part.readers)
+            if kinds.get(name) in (*PRODUCTS, *BETWEEN) and name not in already}
 
 
 def _faster(
