@@ -2,6 +2,7 @@
 
 | module | what |
 |---|---|
+| ``ahead`` | what is refused before there is a bundle |
 | ``calibration`` | the images that set the ranges of int8 |
 | ``int8``, ``half`` | write the file, by ONNX Runtime's own tools |
 | ``layers`` | tensors inside both files: how much each layer lost |
@@ -17,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -33,7 +35,7 @@ from cnnexport.data import load
 from cnnexport.errors import BundleError, InputError, RejectedError, UsageError
 from cnnexport.evaluation import matched_labels, split_of
 from cnnexport.parity.stored import distance, scores
-from cnnexport.precision import audit, half, int8, measuring
+from cnnexport.precision import ahead, audit, half, int8, measuring
 from cnnexport.precision.calibration import (
     DEFAULT_IMAGES,
     FEWEST_IMAGES,
@@ -96,12 +98,7 @@ def quantize(
         RejectedError: the verdict is ``reject``.
     """
     plan = _plan(precision, io, purpose, max_drop, seed, threads, tuple(keep))
-    if not FEWEST_IMAGES <= images <= 100_000:
-        raise UsageError(f"{images} calibration images: give {FEWEST_IMAGES} to 100,000")
-    if precision != "int8" and keep:
-        raise UsageError(f"--keep is for int8; {precision} measures what to keep: leave it out")
-    if precision != "int8" and calibration is not None:
-        raise UsageError(f"--calibration is for int8; {precision} has no ranges to measure: leave it out")
+    _check_together(precision, calibration, images, keep)
     if (asked := parted(path)[1]) is not None:
         raise UsageError(f"{path} names the model '{asked}', and quantize starts from the first model; leave "
                          f"'#{asked}' out")
@@ -136,6 +133,23 @@ def quantize(
     return verdict
 
 
+def checked(
+    precision: str, *, calibration: str | None = None, data: str | None = None, max_drop: float = 0.5,
+    io: str = "float32", purpose: str | None = None, images: int = DEFAULT_IMAGES, seed: int = 0,
+    keep: Sequence[str] = (), keep_rejected: bool = False,
+) -> Callable[..., None]:
+    """Refuse what ``quantize`` would refuse of any bundle, before there is one; ``ahead.check_network`` for the rest.
+
+    Returns that function with what is known by now. Raises as ``quantize``.
+    """
+    _plan(precision, io, purpose, max_drop, seed, None, tuple(keep))
+    _check_together(precision, calibration, images, keep)
+    if precision == "int8" and calibration is None:
+        raise UsageError("int8 needs images to measure its ranges on: give --calibration SOURCE, whose training images "
+                         "are used, or --calibration synthetic")
+    return partial(ahead.check_network, keep=tuple(keep), found=ahead.images_of(calibration, data))
+
+
 class Rejected(RejectedError):
     """A variant that was just made and rejected, with its ``verdict``."""
 
@@ -158,6 +172,16 @@ def _plan(
         raise UsageError(f"--max-drop is {max_drop:g}: give points of accuracy, above 0 and up to 100")
     chosen = purpose or ("speed" if precision == "int8" else "size")
     return _Plan(precision, cast(Any, io), cast(Purpose, chosen), max_drop, seed, threads, keep)
+
+
+def _check_together(precision: str, calibration: str | None, images: int, keep: Sequence[str]) -> None:
+    """Raises UsageError for values that do not go with the precision."""
+    if not FEWEST_IMAGES <= images <= 100_000:
+        raise UsageError(f"{images} calibration images: give {FEWEST_IMAGES} to 100,000")
+    if precision != "int8" and keep:
+        raise UsageError(f"--keep is for int8; {precision} measures what to keep: leave it out")
+    if precision != "int8" and calibration is not None:
+        raise UsageError(f"--calibration is for int8; {precision} has no ranges to measure: leave it out")
 
 
 def _refuse_external(found: Bundle) -> None:
