@@ -11,9 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cnnexport import pipeline, precision
+from cnnexport import bundle, onnx_file, pipeline, precision
 from cnnexport.bundle import Bundle
+from cnnexport.bundle.layer_records import LayerError, LayerTime, LayerTimes
+from cnnexport.bundle.records import Kept, VariantVerdict
 from cnnexport.errors import InputError
+from cnnexport.precision import shown, times
+from cnnexport.precision.layers import owner
 
 Run = Callable[..., Any]
 
@@ -112,3 +116,119 @@ def test_the_model_is_shown_before_it_is_converted(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no"):
         pipeline.convert("lenet5", output=tmp_path / "b", accept=refuse)
     assert seen == [61_706] and not list(tmp_path.iterdir())
+
+
+# Layer by layer.
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ResNet-18 at 64x64 with random weights, in int8 with a layer kept, and in fp16."""
+    place = tmp_path_factory.mktemp("variants") / "b"
+    pipeline.convert("resnet18", input_shape=(64, 64, 3), classes=10, output=place)
+    precision.quantize(place, "int8", calibration="synthetic", images=16, keep=["conv3_block1_2_conv"], purpose="size")
+    precision.quantize(place, "fp16")
+    return place
+
+
+def _verdict(place: Path, variant: str) -> VariantVerdict:
+    found = Bundle.open(f"{place}#{variant}").verdict
+    assert found is not None
+    return found
+
+
+def test_each_layer_has_its_time_in_both_files(place: Path) -> None:
+    for variant, most in (("int8", 0.1), ("fp16", 0.25)):
+        verdict = _verdict(place, variant)
+        facts = verdict.times
+        assert facts is not None
+        rows = {row.layer: row for row in facts.layers}
+        # An activation runs in the convolution before it, a sum in the later of its convolutions.
+        assert rows["conv1_conv"].within == ("conv1_relu",) and rows["pool1_pool"].within == ()
+        assert rows["conv2_block1_2_conv"].within == ("conv2_block1_add", "conv2_block1_out")
+        names = [name for row in facts.layers for name in (row.layer, *row.within)]
+        assert len(names) == len(set(names)) and len([n for n in names if n.endswith("_conv")]) == 20
+        assert all(row.float_ms > 0 and row.variant_ms > 0 for row in facts.layers), rows
+        # All of a run is somewhere, and most of it in layers.
+        named, whole = sum([r.variant_ms for r in facts.layers]), verdict.speed.variant_ms
+        assert facts.other_variant_ms < most * (named + facts.other_variant_ms)
+        assert 0.3 * whole < named + facts.other_variant_ms < 3 * whole
+        assert facts.other_float_ms < 0.05 * sum([r.float_ms for r in facts.layers])
+    assert (facts.batch, facts.threads, facts.sessions) == (1, 1, times.SESSIONS)
+
+
+def test_a_layer_kept_in_float32_is_marked(place: Path) -> None:
+    verdict = _verdict(place, "int8")
+    assert [error.layer for error in verdict.layers if error.kept] == ["conv3_block1_2_conv"]
+    assert not any(error.kept for error in _verdict(place, "fp16").layers)
+    names = {layer.layer for layer in verdict.layers}
+    # What --keep takes: the layer that nodes are named after, not the normalisation folded into it.
+    assert "conv2_block1_2_conv" in names and "conv2_block1_2_bn" not in names
+    row = next(row for row in verdict.times.layers if row.layer == "conv3_block1_2_conv")
+    told = [note for note in verdict.notes if "conv3_block1_2_conv" in note]
+    assert bool(told) == times.rounded(row) and "predictions" not in "".join(told)
+
+
+def test_the_layers_are_drawn_in_the_bundle(place: Path) -> None:
+    import xml.etree.ElementTree as tree
+
+    found = Bundle.open(place)
+    assert {"layers.svg", "layers.int8.svg", "layers.fp16.svg"} <= set(found.about.files) and not found.strangers
+    drawn = tree.fromstring((place / "layers.int8.svg").read_text())
+    verdict = _verdict(place, "int8")
+    mark = "{http://www.w3.org/2000/svg}"
+    told = [str(title.text) for title in drawn.iter(f"{mark}title")]
+    for error in verdict.layers:
+        kept = ", kept in float32" if error.kept else ""
+        assert f"{error.layer}: {error.sqnr_db:.1f} dB{kept}" in told
+    assert len(list(drawn.iter(f"{mark}circle"))) == len(verdict.layers) - 1
+    assert sum(t.endswith("ms in float32") for t in told) == sum(t.endswith("ms in int8") for t in told) == len(
+        verdict.times.layers)
+    assert "layers.int8.svg" in (place / "README.md").read_text()
+
+
+def test_a_variant_made_again_has_a_picture_of_its_own(tmp_path: Path) -> None:
+    pipeline.convert("lenet5", output=tmp_path / "b")
+    precision.quantize(tmp_path / "b", "bf16")
+    before = (tmp_path / "b" / "layers.bf16.svg").read_bytes()
+    precision.quantize(tmp_path / "b", "bf16", force=True)
+    assert (tmp_path / "b" / "layers.bf16.svg").read_bytes() != before  # its times are measured
+    found = Bundle.open(tmp_path / "b")
+    assert found.about.files["layers.bf16.svg"] == bundle.file_facts(tmp_path / "b" / "layers.bf16.svg")
+
+
+def test_inspect_of_a_variant(place: Path, cnnexport: Run) -> None:
+    told = cnnexport("inspect", f"{place}#int8")
+    lines = told.out.splitlines()
+    assert told.code == 0 and "Models      float32; int8 inconclusive; fp16 inconclusive" in lines
+    row = next(line for line in lines if line.startswith("conv3_block1_2_conv"))
+    assert "kept in float32" in row and len(row.split()) > 5
+    table = lines[next(i for i, line in enumerate(lines) if line.startswith("layer ")):]
+    assert table[0].split() == ["layer", "dB", "float32", "ms", "int8", "ms", "times"] and max(map(len, table)) <= 100
+    facts = json.loads(cnnexport("inspect", f"{place}#int8", "--json").out)
+    assert facts["bundle"] and facts["verdict"]["model_sha256"] == facts["sha256"]
+    first = json.loads(cnnexport("inspect", place, "--json").out)
+    assert first["verdict"] is None and set(first["models"]) == {"float32", "int8", "fp16"}
+    # Weights in integers are parameters, and scales are not.
+    assert abs(facts["parameters"] / first["parameters"] - 1) < 1e-5
+    assert onnx_file.inspect_onnx(place / "model.onnx").models == {}
+
+
+@pytest.mark.parametrize(("node", "wanted"), [
+    ("a/b/Conv_nchwc", "a/b"), ("a/Conv", "a"), ("a", "a"), ("ab/Conv", None), ("ReorderOutput", None), ("", None)])
+def test_a_node_carries_the_name_of_its_layer(node: str, wanted: str | None) -> None:
+    assert owner(node, {"a", "a/b"}) == wanted
+
+
+def test_layers_without_decibels_or_times_are_shown_as_such(place: Path) -> None:
+    from msgspec import structs
+
+    verdict = _verdict(place, "int8")
+    row = LayerTime(layer="<a> & \x1bb", within=("c",), float_ms=1.0, variant_ms=0.0)
+    alone = LayerTimes(runtime="r", batch=1, threads=2, sessions=1, runs=1, layers=(row,), other_float_ms=0.0,
+                       other_variant_ms=0.0)
+    timed = structs.replace(verdict, layers=(), times=alone)
+    assert "&lt;a&gt; &amp;  b" in str(shown.picture("n", timed)) and "<a> &  b" in shown.table(timed)
+    exact = structs.replace(verdict, layers=(LayerError(layer="x", tensor="t", sqnr_db=200.0),), times=None)
+    assert "exact" in shown.table(exact) and shown.picture("n", exact) is not None
+    nothing = structs.replace(verdict, layers=(), times=None, kept=(Kept(node="n", operator="o", reason="r"),))
+    assert shown.picture("n", nothing) is None and shown.table(nothing) == ""

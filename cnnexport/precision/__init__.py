@@ -5,9 +5,10 @@
 | ``ahead`` | what is refused before there is a bundle |
 | ``calibration`` | the images that set the ranges of int8 |
 | ``int8``, ``half`` | write the file, by ONNX Runtime's own tools |
-| ``layers`` | tensors inside both files: how much each layer lost |
+| ``layers``, ``times`` | tensors inside both files: how much each layer lost; how long it takes in both |
 | ``audit`` | whether each weight and range follows from the float32 file |
 | ``measuring``, ``paired`` | both files on the same images and in turn on the clock; what that says |
+| ``shown`` | the layers as a picture and as a table |
 | ``verdict`` | ``ship``, ``reject`` or ``inconclusive`` |
 """
 
@@ -45,6 +46,8 @@ from cnnexport.precision.calibration import (
     synthetic,
 )
 from cnnexport.precision.layers import layer_errors
+from cnnexport.precision.shown import picture
+from cnnexport.precision.times import layer_times, undone
 from cnnexport.precision.verdict import ALLOWED_RMS, Purpose, judge
 from cnnexport.verification import check_model, stored_vectors
 
@@ -123,7 +126,7 @@ def quantize(
         verdict = _judged(plan, found, first, file, made, named, labelled, scratch, progress)
         model = ModelFacts(id=precision, file=file.name, precision=precision, parity=bundle.VERDICTS,
                            io="float16" if io == "same" else UNSET)
-        variants.add(found, folder, model, verdict)
+        variants.add(found, folder, model, verdict, picture(found.about.name, verdict))
         if verdict.verdict == "reject":
             kept = ""
             if keep_rejected:
@@ -211,7 +214,8 @@ def _judged(
     dtype = "float16" if plan.io == "same" else first.dtype
     second = replace(first, session=runtimes.get(runtimes.DEFAULT).open(file, threads=plan.threads), dtype=dtype)
     probes = named.batches if named else synthetic(first, 2 * batch_size(first), plan.seed)
-    errors = () if plan.io == "same" else layer_errors(found.about.layers, found.file, file, probes, scratch)
+    errors = () if plan.io == "same" else layer_errors(
+        found.about.layers, found.file, file, probes, scratch, made.kept)
     progress("compare")
     accuracy, near = _compared(plan, first, second, labelled)
     vectors = stored_vectors(found)
@@ -219,8 +223,10 @@ def _judged(
     stored = distance(scores(next(iter(vectors[1].values()))), scores(second.session.run(None, given)[0]))
     progress("time")
     probe = next(synthetic(first, 1, plan.seed)())
-    speed = measuring.speed(found.file, file, (probe, {n: a.astype(dtype) for n, a in probe.items()}),
-                            first.batch or 1, threads=plan.threads)
+    feeds, batch = (probe, {n: a.astype(dtype) for n, a in probe.items()}), first.batch or 1
+    speed = measuring.speed(found.file, file, feeds, batch, threads=plan.threads)
+    progress("layers")
+    times = layer_times(found.about.layers, found.file, file, feeds, batch, threads=plan.threads, run_ms=speed.float_ms)
     untrained, size, float_size = found.about.untrained, file.stat().st_size, found.file.stat().st_size
     outcome, reasons = judge(purpose=plan.purpose, untrained=untrained, faults=faults, accuracy=accuracy, near=near,
                              speed=speed, size=size, float_size=float_size)
@@ -229,7 +235,8 @@ def _judged(
         verdict=outcome, criterion="fidelity" if accuracy is None or untrained else "accuracy", purpose=plan.purpose,
         reasons=reasons, faults=faults, accuracy=accuracy, fidelity=near, speed=speed, bytes=size,
         float_bytes=float_size, stored_rms=stored[0], calibration=None if named is None else named.facts,
-        settings=made.settings, kept=made.kept, layers=errors, notes=(*made.notes, *(named.notes if named else ())),
+        settings=made.settings, kept=made.kept, layers=errors, times=times,
+        notes=(*made.notes, *(named.notes if named else ()), *undone(errors, times)),
         versions=versions())
 
 

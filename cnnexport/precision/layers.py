@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cnnexport.bundle.records import LayerError, LayerFacts
+from cnnexport.bundle.layer_records import LayerError
+from cnnexport.bundle.records import Kept, LayerFacts
 from cnnexport.parity.exposed import Exposed
 from cnnexport.precision.calibration import Array, Batches
 
@@ -18,11 +19,14 @@ _EXACT = 200.0
 
 
 def layer_errors(
-    layers: Sequence[LayerFacts], source: Path, variant: Path, batches: Batches, scratch: Path
+    layers: Sequence[LayerFacts], source: Path, variant: Path, batches: Batches, scratch: Path,
+    kept: Sequence[Kept] = (),
 ) -> tuple[LayerError, ...]:
     """The signal in the noise of each layer's tensor that both files have, on the first batch, in the layers' order.
 
     A layer whose activation is in the ranges of int8 has no tensor of its own there: the activation's stands for it.
+    Of those that share a tensor, the one that its node is named after stands for all: ``--keep`` takes its name. Marked
+    are those with nodes among ``kept`` and no rounded weights.
     """
     import onnx
 
@@ -38,9 +42,28 @@ def layer_errors(
     got = next(inside(second, variant, batches, scratch, set(places.values()), most=1))
     ratios = {name: _decibels(wanted[name], got[place]) for name, place in places.items()
               if name in wanted and place in got}
-    holders = {layer.tensor: layer for layer in layers if layer.tensor in ratios}  # the last of those that share one
-    return tuple(LayerError(layer=layer.layer, tensor=str(name), sqnr_db=ratios[str(name)])
+    names = {layer.layer for layer in layers}
+    makers = {output: owner(node.name, names) for node in first.graph.node for output in node.output}
+    holders = {layer.tensor: makers.get(layer.tensor) or layer.layer for layer in layers if layer.tensor in ratios}
+    floating = _floating(second, kept, names)
+    return tuple(LayerError(layer=layer, tensor=str(name), sqnr_db=ratios[str(name)], kept=layer in floating)
                  for name, layer in holders.items())
+
+
+def _floating(variant: Any, kept: Sequence[Kept], names: set[str]) -> set[str | None]:
+    """The layers of nodes that stayed in float32, without those whose weights were rounded all the same."""
+    stored, wanted = {tensor.name for tensor in variant.graph.initializer}, {k.node for k in kept}
+    rounded = {output for node in variant.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in stored
+               for output in node.output}
+    floating = {owner(n.name, names) for n in variant.graph.node if n.name in wanted}
+    return floating - {owner(n.name, names) for n in variant.graph.node if not rounded.isdisjoint(n.input)}
+
+
+def owner(node: str, layers: Collection[str]) -> str | None:
+    """The layer that a node carries the name of, None where it has none's: ``conv1`` of ``conv1/Conv_nchwc``."""
+    while node and node not in layers:
+        node = node.rpartition("/")[0]
+    return node or None
 
 
 def _decibels(wanted: Array, got: Array) -> float:
