@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,3 +234,84 @@ def test_layers_without_decibels_or_times_are_shown_as_such(place: Path) -> None
     assert "exact" in shown.table(exact) and shown.picture("n", exact) is not None
     nothing = structs.replace(verdict, layers=(), times=None, kept=(Kept(node="n", operator="o", reason="r"),))
     assert shown.picture("n", nothing) is None and shown.table(nothing) == ""
+
+
+# Rows.
+
+@pytest.fixture(scope="module")
+def rows(place: Path) -> Path:
+    """A saved run of int8 and the first model, named in that order, and of fp16."""
+    from cnnexport import bench
+
+    saved = place.parent / "rows.json"
+    outcome = bench.bench([f"{place}#int8", str(place), f"{place}#fp16"], save=saved, min_time=0.05, max_time=5,
+                          precision=0.5)
+    assert outcome.exit_code == 0, outcome.errors
+    return saved
+
+
+def test_rows_of_variants_are_told_apart(rows: Path, cnnexport: Run) -> None:
+    made = json.loads(rows.read_text())["benchmarks"]
+    assert [row["extra_info"]["name"] for row in made] == ["resnet18#int8", "resnet18", "resnet18#fp16"]
+    told = cnnexport("report", rows, "--format", "md").out
+    table, beside = told.split("Beside the first model of the bundle:")
+    assert "| resnet18#int8 | int8 | inconclusive |" in table and "| resnet18 | float32 | verified |" in table
+    lines = [line.split(" | ") for line in beside.strip().splitlines()]
+    assert lines[0] == ["| model", "precision", "verdict", "times as fast", "95 % interval |"]
+    assert [line[0] for line in lines[2:]] == ["| resnet18#int8", "| resnet18#fp16"]
+    medians = {row["extra_info"]["name"]: float(np.median(row["stats"]["data"])) for row in made}
+    for line in lines[2:]:
+        wanted = medians["resnet18"] / medians[line[0].removeprefix("| ")]
+        assert float(line[3]) == pytest.approx(wanted, abs=0.006)
+    assert cnnexport("report", rows, "-o", "page.html").code == 0
+    page = Path("page.html").read_text()
+    assert "<h2>Beside the first model</h2>" in page and "No parity record proves" not in page
+    assert "Inconclusive: resnet18#int8, resnet18#fp16." in page
+    header, *values = cnnexport("report", rows, "--format", "csv").out.splitlines()
+    assert header.endswith(",precision") and [line.rpartition(",")[2] for line in values] == ["int8", "float32", "fp16"]
+
+
+def test_compare_tells_variants_apart(rows: Path, cnnexport: Run, tmp_path: Path) -> None:
+    told = cnnexport("compare", rows, rows)
+    lines = {line.split()[0]: line for line in told.out.splitlines()}
+    assert told.code == 0 and len([name for name in lines if name.startswith("test_latency")]) == 3
+    assert "int8, verdict inconclusive" in lines[next(name for name in lines if "#int8" in name)]
+    document = json.loads(rows.read_text())
+    document["benchmarks"] = [row for row in document["benchmarks"] if row["extra_info"]["name"] != "resnet18"]
+    document["benchmarks"][0]["extra_info"]["parity"]["verdict"] = "ship"
+    (tmp_path / "new.json").write_text(json.dumps(document))
+    facts = json.loads(cnnexport("compare", rows, "new.json", "--json").out)
+    assert [(c["precision"], c["status"]) for c in facts["changes"]] == [("int8", "ship"), ("fp16", "inconclusive")]
+    assert facts["changes"][0]["note"] == "int8, verdict ship, was inconclusive" and len(facts["missing"]) == 1
+
+
+def test_labels_of_two_bundles_and_their_variants(place: Path, tmp_path: Path) -> None:
+    from cnnexport.bench import plan
+    from cnnexport.bench.subjects import subject
+
+    shutil.copytree(place, tmp_path / "other")
+    named = [subject(str(target)) for target in (f"{place}#int8", place, tmp_path / "other")]
+    where = [str(path).strip("/").replace("/", ".") for path in (place, tmp_path / "other")]
+    assert plan.labels_of(named[:2]) == ["resnet18#int8", "resnet18"]
+    assert plan.labels_of(named) == [f"{where[0]}#int8", *where]
+    assert plan.labels_of([named[1], named[1]])[1].endswith("#2")
+
+
+def test_a_variant_named_twice_is_one_line(place: Path, cnnexport: Run) -> None:
+    for arguments, words in (
+        (("bench", f"{place}#int8", "--variant", "all"), "names the model 'int8' already"),
+        (("bench", f"{place}#int8", "--variant", "fp16"), "names the model 'int8' already"),
+        (("verify", f"{place}#int8", "--variant", "fp16"), "names the model 'int8' already"),
+        (("bench", place / "model.onnx", "--variant", "int8"), "is a file, and --variant is of bundles"),
+        (("bench", place / "model.onnx", "--variant", "all"), "is a file, and --variant is of bundles"),
+    ):
+        told = cnnexport(*arguments)
+        assert (told.code, told.err.count("\n")) == (2, 1) and words in told.err, (arguments, told)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_openvino_runs_variants_side_by_side(place: Path, cnnexport: Run) -> None:
+    told = cnnexport("bench", place, "--variant", "all", "--runtime", "openvino", "--min-time", "0.05", "--max-time",
+                     "6", "--precision-goal", "50%")
+    assert told.code == 0 and "Beside the first model of the bundle:" in told.out, told.err
+    assert [line.split()[0] for line in told.out.splitlines()[1:4]] == ["resnet18", "resnet18#int8", "resnet18#fp16"]
