@@ -315,3 +315,13 @@ def test_openvino_runs_variants_side_by_side(place: Path, cnnexport: Run) -> Non
                      "6", "--precision-goal", "50%")
     assert told.code == 0 and "Beside the first model of the bundle:" in told.out, told.err
     assert [line.split()[0] for line in told.out.splitlines()[1:4]] == ["resnet18", "resnet18#int8", "resnet18#fp16"]
+
+
+def test_what_is_too_large_is_refused_before_it_is_converted(
+    tmp_path: Path, cnnexport: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As models above 2 GB are, whose weights lie in a file beside them: ONNX Runtime's tools do not write those."""
+    monkeypatch.setattr(precision.ahead, "MOST_BYTES", 100_000)
+    told = cnnexport("convert", "lenet5", "-o", "b", "--precision", "bf16")
+    assert (told.code, told.err.count("\n")) == (3, 1) and "models above 2 GB are not quantised yet" in told.err
+    assert not (tmp_path / "b").exists()
