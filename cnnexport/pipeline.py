@@ -44,6 +44,7 @@ def convert(
     custom_objects: Mapping[str, Any] | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    accept: Callable[[KnownModel], None] = lambda model: None,
     **asked: Any,
 ) -> Bundle:
     """Convert a model to ONNX, prove it against Keras and publish the bundle.
@@ -53,7 +54,8 @@ def convert(
     classified again in ONNX Runtime, and each must get the class that Keras gives it. ``asked`` are fields of
     ``ConvertOptions`` by name, in place of those of ``options``; ``input_tensor`` has keras.applications' meaning and
     belongs to registered architectures. ``output`` defaults to ``exported/NAME``; ``force`` replaces a bundle there.
-    ``unsafe_load`` lets a model file run code stored in it.
+    ``unsafe_load`` lets a model file run code stored in it. ``accept`` is shown the model as soon as it is built, and
+    raises what is to end it there: nothing is converted then.
 
     Raises:
         UsageError: values that do not go together, or a place that cannot be written.
@@ -75,7 +77,7 @@ def convert(
         folder = stack.enter_context(bundle.staging(place))
         stack.enter_context(_seldom_collecting())
         stack.enter_context(memory.frugal())
-        written = _convert(source, folder, options, steps, own=found.spec is None)
+        written = _convert(source, folder, options, steps, accept, own=found.spec is None)
         # Keras' weights are gone by now: ONNX Runtime makes a copy of its own.
         memory.give_back()
         parity, verdict = _prove(written, folder, options, lambda: _again(source, options, found))
@@ -122,7 +124,8 @@ class _Written:
 
 
 def _convert(
-    open_source: Callable[[], KnownModel], folder: Path, options: ConvertOptions, steps: Progress, *, own: bool
+    open_source: Callable[[], KnownModel], folder: Path, options: ConvertOptions, steps: Progress,
+    accept: Callable[[KnownModel], None], *, own: bool
 ) -> _Written:
     """Build or load, convert, write, and ask Keras for the answers to compare with. ``own``: no architecture."""
     from cnnexport import parity
@@ -134,6 +137,7 @@ def _convert(
 
     steps("build")
     source = open_source()
+    accept(source)
     model = source.model
     with heads.ended(model, logits=options.logits, own=own) as ending:
         names = heads.output_names(model, ending.kept, features=not options.include_top) if ending.kept else []

@@ -11,6 +11,7 @@ from cnnexport import runtimes as registry
 from cnnexport.bench import machine
 from cnnexport.bench.options import BOTH, LATENCY, THROUGHPUT, BenchOptions
 from cnnexport.bench.subjects import Subject
+from cnnexport.bundle.opening import parted
 
 SESSION = "cnnexport.bench.session:TimedSession"
 """What runs a file in a runtime, as the worker opens it."""
@@ -100,10 +101,19 @@ def _cuda_key(key: str) -> str:
 
 def labels_of(subjects: Sequence[Subject]) -> list[str]:
     """A name for each subject, its path or a number besides where two are called the same."""
+    bundles: dict[str, set[str]] = {}
+    for subject in subjects:
+        bundles.setdefault(_first(subject), set()).add(str(parted(subject.path)[0]))
     names = [s.name for s in subjects]
     made: list[str] = []
     for subject, name in zip(subjects, names):
-        label = name if names.count(name) == 1 else subject.path.strip("/.").replace("/", ".")
-        again = sum(m == label or m.startswith(f"{label}#") for m in made)
+        alone = names.count(name) == 1 and len(bundles[_first(subject)]) == 1
+        label = name if alone else subject.path.strip("/.").replace("/", ".")
+        again = sum(m == label or m.removeprefix(f"{label}#").isdigit() for m in made)
         made.append(f"{label}#{again + 1}" if again else label)
     return made
+
+
+def _first(subject: Subject) -> str:
+    """What the first model of a subject's bundle is called."""
+    return subject.name.rpartition("#")[0] if (subject.parity or {}).get("verdict") else subject.name

@@ -7,6 +7,7 @@
 | ``parity.json`` | the comparison with Keras, for the model file of that hash |
 | ``verdict.json`` | what models in another precision (``model.int8.onnx``) are worth beside the first |
 | ``layers.svg`` | the error of each layer along the depth |
+| ``layers.int8.svg`` | what each layer of such a model lost beside the first, and its time in both |
 | ``test_data_set_0/`` | inputs and Keras' outputs as TensorProtos, as the ONNX model zoo lays them out |
 | ``README.md`` | a model card made from the manifest |
 | ``SHA256SUMS`` | the checksum of every other file, as ``sha256sum -c`` reads it, and its own in a last comment |

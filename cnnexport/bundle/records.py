@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from cnnexport.bundle.layer_records import LayerError, LayerTimes
 from cnnexport.errors import BundleError
 from cnnexport.options import ConvertOptions
 from cnnexport.text import all_in_line, shortened
@@ -264,14 +265,6 @@ class Kept(Struct, frozen=True, kw_only=True):
     reason: str
 
 
-class LayerError(Struct, frozen=True, kw_only=True):
-    """How much of a layer's output is left in a variant."""
-
-    layer: str
-    tensor: str
-    sqnr_db: Annotated[float, Meta(description="Signal in the noise of quantisation, against the first model.")]
-
-
 class PairedAccuracy(Struct, frozen=True, kw_only=True):
     """Accuracy on labelled images against the first model, image by image."""
 
@@ -343,6 +336,7 @@ class VariantVerdict(Struct, frozen=True, kw_only=True):
     settings: Annotated[dict[str, Any], Meta(description="How the file was made.")] = {}
     kept: tuple[Kept, ...] = ()
     layers: tuple[LayerError, ...] = ()
+    times: LayerTimes | None = None
     notes: tuple[str, ...] = ()
     versions: dict[str, str] = {}
 

@@ -60,7 +60,10 @@ def show(name: str, no_groups: bool, as_json: bool) -> None:
 @shape_option
 @json_option
 def inspect(path: Path, shapes: Shapes, as_json: bool) -> None:
-    """Show what an ONNX file or a bundle holds: operators, tensors, parameters, MACs, opset, size."""
+    """Show what an ONNX file or a bundle holds: operators, tensors, parameters, MACs, opset, size.
+
+    Of a variant (BUNDLE#int8) also its verdict, and of each layer what it lost and how long it takes.
+    """
     from cnnexport.onnx_file import format_summary, inspect_onnx
 
     summary = inspect_onnx(path, dict(shapes))
@@ -68,6 +71,11 @@ def inspect(path: Path, shapes: Shapes, as_json: bool) -> None:
         say_json(summary.to_dict())
     else:
         say(format_summary(summary))
+        if summary.verdict is not None:
+            from cnnexport.precision.shown import table
+            from cnnexport.precision.verdict import format_verdict
+
+            say("\n".join(["", format_verdict(summary.verdict), "", table(summary.verdict)]).rstrip())
 
 
 @command()

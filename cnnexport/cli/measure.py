@@ -104,7 +104,10 @@ def _variants(target: str, asked: tuple[str, ...]) -> list[str | None]:
 
     if not asked:
         return [None]
-    return list(asked) if "all" not in asked else [model.id for model in Bundle.open(target).models]
+    if "all" not in asked:
+        return list(dict.fromkeys(asked))
+    varied(Path(target), "all")  # what has no variants is told before it is opened
+    return [model.id for model in Bundle.open(target).models]
 
 
 @command()

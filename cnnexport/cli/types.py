@@ -162,5 +162,13 @@ variant_option = click.option("--variant", metavar="ID", help="Another model of 
 
 
 def varied(path: Path, variant: str | None) -> Path:
-    """``path`` with the model's id that ``--variant`` gave."""
+    """``path`` with the model's id that ``--variant`` gave. Raises click.UsageError where there is none to give."""
+    if variant is not None:
+        from cnnexport import files
+        from cnnexport.bundle.opening import parted
+
+        if (named := parted(path)[1]) is not None:
+            raise click.UsageError(f"{path} names the model '{named}' already; leave --variant out")
+        if files.exists(path) and not files.is_folder(path):
+            raise click.UsageError(f"{path} is a file, and --variant is of bundles; give the bundle, or leave it out")
     return path if variant is None else path.with_name(f"{path.name}#{variant}")

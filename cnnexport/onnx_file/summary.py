@@ -12,6 +12,9 @@ from typing import Any
 
 from cnnexport import files
 from cnnexport.bundle import MODEL, Bundle, is_bundle, located
+from cnnexport.bundle import values as values_of
+from cnnexport.bundle.opening import read_verdicts
+from cnnexport.bundle.records import VariantVerdict
 from cnnexport.errors import InputError
 from cnnexport.onnx_file import load
 from cnnexport.onnx_file.inputs import Shapes, given_inputs, named_shapes
@@ -25,11 +28,13 @@ class OnnxSummary:
     """Facts about one ONNX file.
 
     ``operators`` and ``nodes`` count the main graph and its subgraphs. ``parameters`` counts the elements of
-    floating-point initializers, and of what Constant and ConstantOfShape make of more than one such element.
+    floating-point initializers, or of integers that DequantizeLinear restores, and of what Constant and ConstantOfShape
+    make of more than one such element.
     ``initializer_bytes`` is the size of all initializers, of any type. ``macs`` counts multiply-accumulates
     of convolutions, Gemm and MatMul at the input shapes in ``macs_shapes`` (symbolic dimensions are 1 unless given),
     and is None where shapes cannot be inferred. ``file_bytes`` includes external data; ``sha256`` is that of the
-    ONNX file alone.
+    ONNX file alone. ``models`` are a bundle's by id, with their verdicts ("" of the first), where it has several;
+    ``verdict`` is that of a variant.
     """
 
     path: str
@@ -50,6 +55,8 @@ class OnnxSummary:
     bundle: bool = False
     untrained: bool | None = None
     provenance: Any = None
+    models: dict[str, str] = field(default_factory=dict)
+    verdict: VariantVerdict | None = None
     metadata: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,6 +68,7 @@ class OnnxSummary:
                 for tensor in values[key]
             ]
         values["external_data"] = list(values["external_data"])
+        values["verdict"] = None if self.verdict is None else values_of(self.verdict)
         return values
 
 
@@ -101,9 +109,11 @@ def inspect_onnx(path: str | os.PathLike[str], shapes: Shapes | None = None) -> 
         file_bytes=size + sum(file.bytes for file in external),
         sha256=digest,
         external_data=external,
-        bundle=given.is_dir(),
+        bundle=found is not None or given.is_dir(),
         untrained=found.about.untrained if found else None,
         provenance=found.manifest["provenance"] if found else None,
+        models=_models(found) if found else {},
+        verdict=found.verdict if found else None,
         metadata={entry.key: entry.value for entry in model.metadata_props},
     )
 
@@ -120,6 +130,8 @@ def format_summary(summary: OnnxSummary) -> str:
     ]
     if summary.untrained is not None:
         rows.append(("Weights", "untrained (random)" if summary.untrained else "trained"))
+    if summary.models:
+        rows.append(("Models", "; ".join(f"{name} {verdict}".strip() for name, verdict in summary.models.items())))
     for label, tensors in (("Inputs", summary.inputs), ("Outputs", summary.outputs)):
         width = max((len(tensor.name) for tensor in tensors), default=0)
         lines = [f"{tensor.name:<{width}}  {tensor.dtype}  {_shape(tensor)}" for tensor in tensors]
@@ -154,12 +166,21 @@ def _locate(path: Path) -> tuple[Path, Bundle | None]:
     return path / MODEL, None
 
 
+def _models(found: Bundle) -> dict[str, str]:
+    """The models of a bundle by id with their verdicts, where it has more than one."""
+    verdicts = {verdict.model: verdict.verdict for verdict in read_verdicts(found.path, found.about)}
+    return {model.id: str(verdicts.get(model.id, "")) for model in found.models} if len(found.models) > 1 else {}
+
+
 def _sizes(model: Any) -> tuple[int, int]:
-    """Floating-point parameters (elements), and the bytes of all initializers."""
+    """Parameters (elements) in floating point or in integers with a scale, and the bytes of all initializers."""
     parameters = size = 0
+    pairs = [n for n in load.nodes_of(model.graph) if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    rounded = {n.input[0] for n in pairs if n.op_type == "DequantizeLinear"}
+    scales = {n.input[1] for n in pairs}
     for tensor in load.initializers(model.graph):
         size += load.tensor_bytes(tensor)
-        if _is_float(tensor):
+        if tensor.name in rounded or (_is_float(tensor) and tensor.name not in scales):
             parameters += math.prod(tensor.dims)
     for node in load.nodes_of(model.graph):
         if node.op_type != "Constant" or node.domain not in load.DEFAULT_DOMAINS:

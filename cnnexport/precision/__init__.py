@@ -2,13 +2,15 @@
 
 | module | what |
 |---|---|
+| ``ahead`` | what is refused before there is a bundle |
 | ``calibration`` | the images that set the ranges of int8 |
 | ``ranges`` | the least and largest number of each tensor on them, or what of it is worth telling apart |
 | ``int8``, ``half`` | write the file, by ONNX Runtime's own tools |
 | ``search`` | the int8 file that keeps the budget with the fewest layers in float32 |
-| ``layers`` | tensors inside both files: how much each layer lost |
+| ``layers``, ``times`` | tensors inside both files: how much each layer lost; how long it takes in both |
 | ``audit`` | whether each weight and range follows from the float32 file |
 | ``measuring``, ``paired`` | both files on the same images and in turn on the clock; what that says |
+| ``shown`` | the layers as a picture and as a table |
 | ``verdict`` | ``ship``, ``reject`` or ``inconclusive`` |
 """
 
@@ -19,6 +21,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -35,7 +38,7 @@ from cnnexport.data import load
 from cnnexport.errors import BundleError, InputError, RejectedError, UsageError
 from cnnexport.evaluation import matched_labels, split_of
 from cnnexport.parity.stored import distance, scores
-from cnnexport.precision import audit, half, int8, measuring
+from cnnexport.precision import ahead, audit, half, int8, measuring
 from cnnexport.precision.calibration import (
     DEFAULT_IMAGES,
     FEWEST_IMAGES,
@@ -48,6 +51,8 @@ from cnnexport.precision.calibration import (
 from cnnexport.precision.layers import layer_errors
 from cnnexport.precision.ranges import METHODS, Method, Ranges
 from cnnexport.precision.search import Wanted, find
+from cnnexport.precision.shown import picture
+from cnnexport.precision.times import layer_times, undone
 from cnnexport.precision.verdict import ALLOWED_RMS, Purpose, judge
 from cnnexport.verification import check_model, stored_vectors
 
@@ -108,12 +113,7 @@ def quantize(
         RejectedError: the verdict is ``reject``.
     """
     plan = _plan(precision, io, purpose, max_drop, seed, threads, tuple(keep), ranges, activations, search)
-    if not FEWEST_IMAGES <= images <= 100_000:
-        raise UsageError(f"{images} calibration images: give {FEWEST_IMAGES} to 100,000")
-    if precision != "int8" and keep:
-        raise UsageError(f"--keep is for int8; {precision} measures what to keep: leave it out")
-    if precision != "int8" and calibration is not None:
-        raise UsageError(f"--calibration is for int8; {precision} has no ranges to measure: leave it out")
+    _check_together(precision, calibration, images, keep)
     if (asked := parted(path)[1]) is not None:
         raise UsageError(f"{path} names the model '{asked}', and quantize starts from the first model; leave "
                          f"'#{asked}' out")
@@ -138,7 +138,7 @@ def quantize(
         verdict = _judged(plan, found, first, file, made, measured, named, labelled, scratch, progress)
         model = ModelFacts(id=precision, file=file.name, precision=precision, parity=bundle.VERDICTS,
                            io="float16" if io == "same" else UNSET)
-        variants.add(found, folder, model, verdict)
+        variants.add(found, folder, model, verdict, picture(found.about.name, verdict))
         if verdict.verdict == "reject":
             kept = ""
             if keep_rejected:
@@ -146,6 +146,24 @@ def quantize(
             raise Rejected(f"{path} in {precision} is rejected: {verdict.reasons[0]}{kept}", verdict)
         bundle.publish(folder, place)
     return verdict
+
+
+def checked(
+    precision: str, *, calibration: str | None = None, data: str | None = None, max_drop: float = 0.5,
+    io: str = "float32", purpose: str | None = None, images: int = DEFAULT_IMAGES, seed: int = 0,
+    keep: Sequence[str] = (), ranges: str = "auto", activations: str = "auto", search: bool = True,
+    keep_rejected: bool = False,
+) -> Callable[..., None]:
+    """Refuse what ``quantize`` would refuse of any bundle, before there is one; ``ahead.check_network`` for the rest.
+
+    Returns that function with what is known by now. Raises as ``quantize``.
+    """
+    _plan(precision, io, purpose, max_drop, seed, None, tuple(keep), ranges, activations, search)
+    _check_together(precision, calibration, images, keep)
+    if precision == "int8" and calibration is None:
+        raise UsageError("int8 needs images to measure its ranges on: give --calibration SOURCE, whose training images "
+                         "are used, or --calibration synthetic")
+    return partial(ahead.check_network, keep=tuple(keep), found=ahead.images_of(calibration, data))
 
 
 class Rejected(RejectedError):
@@ -179,6 +197,16 @@ def _plan(
     return _Plan(precision, cast(Any, io), cast(Purpose, chosen), max_drop, seed, threads, keep,
                  None if ranges == "auto" else cast(Any, ranges),
                  None if activations == "auto" else cast(Any, activations), search)
+
+
+def _check_together(precision: str, calibration: str | None, images: int, keep: Sequence[str]) -> None:
+    """Raises UsageError for values that do not go with the precision."""
+    if not FEWEST_IMAGES <= images <= 100_000:
+        raise UsageError(f"{images} calibration images: give {FEWEST_IMAGES} to 100,000")
+    if precision != "int8" and keep:
+        raise UsageError(f"--keep is for int8; {precision} measures what to keep: leave it out")
+    if precision != "int8" and calibration is not None:
+        raise UsageError(f"--calibration is for int8; {precision} has no ranges to measure: leave it out")
 
 
 def _refuse_external(found: Bundle) -> None:
@@ -218,7 +246,8 @@ def _judged(
     dtype = "float16" if plan.io == "same" else first.dtype
     second = replace(first, session=runtimes.get(runtimes.DEFAULT).open(file, threads=plan.threads), dtype=dtype)
     probes = named.batches if named else synthetic(first, 2 * batch_size(first), plan.seed)
-    errors = () if plan.io == "same" else layer_errors(found.about.layers, found.file, file, probes, scratch)
+    errors = () if plan.io == "same" else layer_errors(
+        found.about.layers, found.file, file, probes, scratch, made.kept)
     progress("compare")
     accuracy, near = _compared(plan, first, second, labelled)
     vectors = stored_vectors(found)
@@ -226,8 +255,10 @@ def _judged(
     stored = distance(scores(next(iter(vectors[1].values()))), scores(second.session.run(None, given)[0]))
     progress("time")
     probe = next(synthetic(first, 1, plan.seed)())
-    speed = measuring.speed(found.file, file, (probe, {n: a.astype(dtype) for n, a in probe.items()}),
-                            first.batch or 1, threads=plan.threads)
+    feeds, batch = (probe, {n: a.astype(dtype) for n, a in probe.items()}), first.batch or 1
+    speed = measuring.speed(found.file, file, feeds, batch, threads=plan.threads)
+    progress("layers")
+    times = layer_times(found.about.layers, found.file, file, feeds, batch, threads=plan.threads, run_ms=speed.float_ms)
     untrained, size, float_size = found.about.untrained, file.stat().st_size, found.file.stat().st_size
     outcome, reasons = judge(purpose=plan.purpose, untrained=untrained, faults=faults, accuracy=accuracy, near=near,
                              speed=speed, size=size, float_size=float_size)
@@ -236,7 +267,8 @@ def _judged(
         verdict=outcome, criterion="fidelity" if accuracy is None or untrained else "accuracy", purpose=plan.purpose,
         reasons=reasons, faults=faults, accuracy=accuracy, fidelity=near, speed=speed, bytes=size,
         float_bytes=float_size, stored_rms=stored[0], calibration=None if named is None else named.facts,
-        settings=made.settings, kept=made.kept, layers=errors, notes=(*made.notes, *(named.notes if named else ())),
+        settings=made.settings, kept=made.kept, layers=errors, times=times,
+        notes=(*made.notes, *(named.notes if named else ()), *undone(errors, times)),
         versions=versions())
 
 

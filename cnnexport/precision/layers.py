@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from cnnexport.bundle.records import LayerError, LayerFacts
+from cnnexport.bundle.layer_records import LayerError
+from cnnexport.bundle.records import Kept, LayerFacts
 from cnnexport.parity.exposed import Exposed
 from cnnexport.precision.calibration import Array, Batches
 
@@ -22,7 +23,7 @@ _EXACT = 200.0
 class Noise:
     """What a tensor inside a variant is off the float32 file's: mean squares of that and of the difference.
 
-    ``layer`` is the last of the Keras layers whose output it is. ``share`` is the noise over the signal of a channel,
+    ``layer`` is the Keras layer that its node is named after. ``share`` is the noise over the signal of a channel,
     the mean of all: one channel of large numbers has most of the signal, and its range drowns the others.
     """
 
@@ -41,10 +42,17 @@ class Noise:
 
 
 def layer_errors(
-    layers: Sequence[LayerFacts], source: Path, variant: Path, batches: Batches, scratch: Path
+    layers: Sequence[LayerFacts], source: Path, variant: Path, batches: Batches, scratch: Path,
+    kept: Sequence[Kept] = (),
 ) -> tuple[LayerError, ...]:
-    """The signal in the noise of each layer's tensor that both files have, on the first batch, in the layers' order."""
-    return tuple(LayerError(layer=n.layer, tensor=n.tensor, sqnr_db=n.sqnr_db)
+    """The signal in the noise of each layer's tensor that both files have, on the first batch, in the layers' order.
+
+    Marked are those with nodes among ``kept`` and no rounded weights.
+    """
+    import onnx
+
+    floating = _floating(onnx.load(variant), kept, {layer.layer for layer in layers})
+    return tuple(LayerError(layer=n.layer, tensor=n.tensor, sqnr_db=n.sqnr_db, kept=n.layer in floating)
                  for n in noises(layers, source, variant, batches, scratch))
 
 
@@ -54,6 +62,7 @@ def noises(
     """The noise in each layer's tensor that both files have, on the first batch, in the layers' order.
 
     A layer whose activation is in the ranges of int8 has no tensor of its own there: the activation's stands for it.
+    Of those that share a tensor, the one that its node is named after stands for all: ``--keep`` takes its name.
     """
     import onnx
 
@@ -72,8 +81,10 @@ def noises(
         if name in wanted and place in got:
             a, b = wanted[name].astype(np.float64), got[place].astype(np.float64)
             found[name] = _mean_squares(a, a - b)
-    holders = {layer.tensor: layer for layer in layers if layer.tensor in found}  # the last of those that share one
-    return tuple(Noise(layer.layer, str(name), *found[str(name)]) for name, layer in holders.items())
+    names = {layer.layer for layer in layers}
+    makers = {output: owner(node.name, names) for node in first.graph.node for output in node.output}
+    holders = {layer.tensor: makers.get(layer.tensor) or layer.layer for layer in layers if layer.tensor in found}
+    return tuple(Noise(layer, str(name), *found[str(name)]) for name, layer in holders.items())
 
 
 def _mean_squares(signal: Array, noise: Array) -> tuple[float, float, float]:
@@ -125,6 +136,22 @@ def noise_added(graph: Any, found: Sequence[Noise], products: Collection[str]) -
                 carries.update(() if node.op_type in products else node.output)
         parts.append(Source(one.layer, tuple(between), tuple(reading), one.share - max(before), one.sqnr_db))
     return sorted(parts, key=lambda part: -part.added)
+
+
+def _floating(variant: Any, kept: Sequence[Kept], names: set[str]) -> set[str | None]:
+    """The layers of nodes that stayed in float32, without those whose weights were rounded all the same."""
+    stored, wanted = {tensor.name for tensor in variant.graph.initializer}, {k.node for k in kept}
+    rounded = {output for node in variant.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in stored
+               for output in node.output}
+    floating = {owner(n.name, names) for n in variant.graph.node if n.name in wanted}
+    return floating - {owner(n.name, names) for n in variant.graph.node if not rounded.isdisjoint(n.input)}
+
+
+def owner(node: str, layers: Collection[str]) -> str | None:
+    """The layer that a node carries the name of, None where it has none's: ``conv1`` of ``conv1/Conv_nchwc``."""
+    while node and node not in layers:
+        node = node.rpartition("/")[0]
+    return node or None
 
 
 def inside(

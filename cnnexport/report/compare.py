@@ -1,20 +1,17 @@
 """OLD against NEW: slower beyond what chance explains?
 
-A row has regressed when the whole 95 % interval of new / old lies above the limit. The two runs are taken as
-independent: the relative widths that face each other add in quadrature (Zou and Donner, Statistics in Medicine 27,
-2008).
+A row has regressed when the whole 95 % interval of new / old (``statistics.ratio``) lies above the limit.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from cnnexport.errors import InputError, RegressionError, UsageError
 from cnnexport.results.rows import Results, SavedRow
-from cnnexport.results.statistics import Estimate
+from cnnexport.results.statistics import ratio
 from cnnexport.results.tables import seconds
 from cnnexport.text import columns, printable
 
@@ -24,7 +21,10 @@ REGRESSED, INCONCLUSIVE, FASTER, WITHIN, UNKNOWN = (
 
 @dataclass(frozen=True)
 class Change:
-    """One row in both files. ``ratio`` is the time new / old (of throughput, old / new): above 1 is slower."""
+    """One row in both files. ``ratio`` is the time new / old (of throughput, old / new): above 1 is slower.
+
+    ``precision`` and ``status`` are the new row's: what its file computes in, and whether that is proven.
+    """
 
     row: str
     figure: str
@@ -36,6 +36,8 @@ class Change:
     verdict: str
     same_file: bool
     note: str = ""
+    precision: str = ""
+    status: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,32 +104,27 @@ def _by_key(found: Results) -> dict[tuple[Any, ...], SavedRow]:
 def _change(old: SavedRow, new: SavedRow, limit: float) -> Change:
     by_rate = old.scenario == "throughput" and bool(old.throughput.value and new.throughput.value)
     a, b = (old.throughput, new.throughput) if by_rate else (old.median, new.median)
-    note = "; ".join(f"{which} is incomplete" for which, row in (("OLD", old), ("NEW", new)) if row.incomplete)
+    notes = [f"{which} is incomplete" for which, row in (("OLD", old), ("NEW", new)) if row.incomplete]
+    if new.variant:
+        was = f", was {old.status}" if old.status != new.status else ""
+        notes.insert(0, f"{new.precision}, verdict {new.status}{was}")
+    note = "; ".join(notes)
     same = bool(old.info.get("file_sha256")) and old.info.get("file_sha256") == new.info.get("file_sha256")
     figure = "images/s" if by_rate else "median"
-    if not a.value or not b.value or a.value < 0 or b.value < 0:
-        return Change(new.id, figure, a.value, b.value, None, None, None, UNKNOWN, same, note)
-    over, under = (a, b) if by_rate else (b, a)
-    ratio = a.value / b.value if by_rate else b.value / a.value
-    widths = _widths(over), _widths(under)
-    if widths[0] is None or widths[1] is None:
-        return Change(new.id, figure, a.value, b.value, ratio, None, None, UNKNOWN, same, note)
-    low = ratio * math.exp(-math.hypot(widths[0][0], widths[1][1]))
-    high = ratio * math.exp(math.hypot(widths[0][1], widths[1][0]))
+    found = ratio(a, b) if by_rate else ratio(b, a)
+    kept: dict[str, Any] = {
+        "row": new.id, "figure": figure, "old": a.value, "new": b.value, "ratio": found.value, "low": found.low,
+        "high": found.high, "same_file": same, "note": note, "precision": new.precision, "status": new.status}
+    if found.low is None or found.high is None:
+        return Change(**kept, verdict=UNKNOWN)
+    low, high = found.low, found.high
     if low > 1 + limit:
         verdict = REGRESSED
     elif high <= 1 + limit:
         verdict = FASTER if high < 1 else WITHIN
     else:
         verdict = INCONCLUSIVE
-    return Change(new.id, figure, a.value, b.value, ratio, low, high, verdict, same, note)
-
-
-def _widths(found: Estimate) -> tuple[float, float] | None:
-    """How far the interval reaches below and above its figure, in logarithms; None where a bound is missing."""
-    if found.low is None or found.high is None or found.low <= 0 or found.high <= 0 or not found.value:
-        return None
-    return max(math.log(found.value / found.low), 0.0), max(math.log(found.high / found.value), 0.0)
+    return Change(**kept, verdict=verdict)
 
 
 def format_comparison(found: ResultsComparison) -> str:

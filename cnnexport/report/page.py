@@ -8,9 +8,10 @@ from typing import Any
 
 from cnnexport.report import charts
 from cnnexport.results.rows import Results, SavedRow, as_dict, as_list, number
-from cnnexport.results.tables import HEADER, cells, interval, quantile, seconds
+from cnnexport.results.tables import HEADER, against_first, cells, interval, quantile, seconds
 
 _MOST_LINES = 8
+_OF_PARITY = ("passed", "verdict", "precision", "criterion", "worst_error")
 
 _CSS = """
 :root{color-scheme:light dark;--bg:#f6f7f9;--card:#fff;--ink:#1c2430;--soft:#5b6675;--grid:#dfe4ea;
@@ -92,7 +93,7 @@ for(const table of document.querySelectorAll('table.sortable')){
 def page(results: Sequence[Results], title: str) -> str:
     """The page as text."""
     rows = [row for found in results for row in found.rows]
-    parts: list[str] = [_head(results, rows, title), _summary(results, rows)]
+    parts: list[str] = [_head(results, rows, title), _summary(results, rows), _beside(results)]
     timed = [r for r in rows if r.ours]
     chosen = _few(timed)
     few = ""
@@ -145,16 +146,18 @@ def _head(results: Sequence[Results], rows: Sequence[SavedRow], title: str) -> s
             what = "; ".join(found.not_measured) or "a row was stopped before it was done"
             lines.append(f'<div class="banner" role="status">{escape(found.path)} is incomplete: {escape(what)}</div>')
         lines += [f'<div class="banner" role="status">{escape(text)}</div>' for text in found.failures]
-    if any(r.verified is False for r in rows):
-        names = ", ".join(dict.fromkeys(r.name for r in rows if r.verified is False))
-        lines.append(f'<div class="banner" role="status">Unverified: {escape(names)}. No parity record proves what '
-                     "these compute.</div>")
+    for judged, words in ((False, "Unverified: {}. No parity record proves what these compute."),
+                          (True, "Inconclusive: {}. Their verdicts do not say that they may take the first model's "
+                                 "place.")):
+        names = ", ".join(dict.fromkeys(r.name for r in rows if r.verified is False and r.variant is judged))
+        if names:
+            lines.append(f'<div class="banner" role="status">{escape(words.format(names))}</div>')
     shares = [r for r in rows if r.share is not None]
     top = max(shares, key=lambda r: r.share or 0.0, default=None)
     fast = max((r for r in rows if r.throughput.value), key=lambda r: r.throughput.value or 0.0, default=None)
     tiles = [("rows", str(len(rows)), f"{len(models)} models, {sum(r.runs for r in rows):,} timed runs"),
              ("verified", f"{sum(r.verified is True for r in rows)} of {sum(r.ours for r in rows)}",
-              "rows whose file passed its gate")]
+              "rows whose file passed its gate, or a verdict")]
     if top is not None:
         tiles.append(("nearest the limit", f"{top.share:.0%}", charts.name_of(top)))
     if fast is not None:
@@ -194,6 +197,22 @@ def _summary(results: Sequence[Results], rows: Sequence[SavedRow]) -> str:
             f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
             '<p class="soft"><small>Click a heading to sort. A percentile in brackets is one that the runs cannot '
             "bound, with the count it would need.</small></p></section>")
+
+
+def _beside(results: Sequence[Results]) -> str:
+    """Models in other precisions beside the first, a table a file."""
+    parts = []
+    for found in results:
+        if not (lines := against_first(found.rows)):
+            continue
+        head = "".join(f"<th{' class=n' if h[:5] in ('times', '95 % ') else ''}>{escape(h)}</th>" for h in lines[0])
+        body = "".join("<tr>" + "".join(
+            f"<td{' class=n' if i >= len(line) - 2 else ''}>{escape(cell)}</td>" for i, cell in enumerate(line))
+            + "</tr>" for line in lines[1:])
+        name = f"<h3>{escape(found.path)}</h3>" if len(results) > 1 else ""
+        parts.append(f'{name}<div class="scroll" tabindex="0" role="region" aria-label="Other precisions"><table>'
+                     f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
+    return f"<section><h2>Beside the first model</h2>{''.join(parts)}</section>" if parts else ""
 
 
 def _chart(title: str, text: str, made: tuple[str, list[str]]) -> str:
@@ -271,7 +290,7 @@ def _evidence(results: Sequence[Results]) -> str:
             parity = info.get("parity")
             parts.append(f"<details><summary>{escape(row.id)}</summary>" + _facts([
                 ("file", info.get("target")), ("SHA-256", info.get("file_sha256")),
-                ("parity", {k: v for k, v in parity.items() if k in ("passed", "worst_error")}
+                ("parity", {k: v for k, v in parity.items() if k in _OF_PARITY}
                  if isinstance(parity, dict) else parity),
                 ("proof", info.get("proof")),
                 ("asked for", info.get("provider")), ("providers", session.get("providers")), ("ran on", providers),

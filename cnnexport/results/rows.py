@@ -64,6 +64,24 @@ class SavedRow:
         return "" if self.verified is None else ("verified" if self.verified else "unverified")
 
     @property
+    def variant(self) -> bool:
+        """Whether the file is a bundle's in another precision, with a verdict."""
+        return self.ours and isinstance(as_dict(self.info.get("parity")).get("verdict"), str)
+
+    @property
+    def precision(self) -> str:
+        """What the file computes in, where a record says so."""
+        parity = as_dict(self.info.get("parity"))
+        told = parity.get("precision") or as_dict(parity.get("tolerance")).get("precision")
+        return told[:20] if self.ours and isinstance(told, str) else ""
+
+    @property
+    def first_key(self) -> tuple[Any, ...] | None:
+        """The ``key`` of the row of the same setting and the bundle's first model; None where this is no variant's."""
+        first = self.name.rpartition("#")[0]
+        return (self.scenario, first, *self.key[2:]) if self.variant and first else None
+
+    @property
     def note(self) -> str:
         """What a reader must know besides: an incomplete row, a goal not met, nodes elsewhere."""
         notes = []

@@ -102,6 +102,28 @@ def mean_of(values: Sequence[float]) -> Estimate:
     return Estimate(mean, max(mean - half, 0.0), mean + half)
 
 
+def ratio(over: Estimate, under: Estimate) -> Estimate:
+    """``over`` in ``under``, of two runs that are taken as independent; without an interval where either has none.
+
+    The relative widths that face each other add in quadrature (Zou and Donner, Statistics in Medicine 27, 2008).
+    """
+    if not over.value or not under.value or over.value < 0 or under.value < 0:
+        return Estimate(None, None, None)
+    value = over.value / under.value
+    widths = _widths(over), _widths(under)
+    if widths[0] is None or widths[1] is None:
+        return Estimate(value, None, None)
+    return Estimate(value, value * math.exp(-math.hypot(widths[0][0], widths[1][1])),
+                    value * math.exp(math.hypot(widths[0][1], widths[1][0])))
+
+
+def _widths(found: Estimate) -> tuple[float, float] | None:
+    """How far the interval reaches below and above its figure, in logarithms; None where a bound is missing."""
+    if found.low is None or found.high is None or found.low <= 0 or found.high <= 0 or not found.value:
+        return None
+    return max(math.log(found.value / found.low), 0.0), max(math.log(found.high / found.value), 0.0)
+
+
 def _spread(sessions: Sequence[Seconds], percent: float) -> float:
     """Half the width of the interval over sessions, or over blocks of time where sessions are few."""
     groups: list[Seconds] = list(sessions)
