@@ -199,18 +199,20 @@ def left_open(found: Verdict, answers: KerasAnswers, facts: GraphFacts) -> list[
     Which layer first differs where outputs do, and whether a weight that no output shows is right.
     """
     settling: dict[str, None] = {}
+    rows = layer_map(answers, facts)
+    holders = {row.layer: row.holds or row.layer for row in rows}  # whose output is compared for it
     if found.reason == "different" and found.first_diverging is None:
         settling = dict.fromkeys(answers.calls)
     elif found.reason == "insensitive":
         # What has no tensor of its own shows in those of what reads it.
-        homeless = {row.layer for row in layer_map(answers, facts) if row.tensor is None}
+        homeless = {row.layer for row in rows if row.tensor is None}
         readers, left = readers_of(answers.calls), list(found.insensitive)
         while left:
             if (layer := left.pop()) not in settling:
                 settling[layer] = None
                 if layer in homeless:
                     left += readers.get(layer, [])
-    return [layer for layer in settling if answers.calls[layer].output is None]
+    return [layer for layer in settling if answers.calls[holders.get(layer, layer)].output is None]
 
 
 def held_bytes(rows: Sequence[LayerTensor], calls: Mapping[str, Call]) -> dict[str, int]:
