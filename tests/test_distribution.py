@@ -156,7 +156,7 @@ def test_what_each_installs() -> None:
     build = backend()
     settings: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     whole, out = settings["project"], settings["tool"]["cnnexport-runtime"]["without"]
-    assert {"train", "bench", "openvino", "cuda", "loadgen", "test"} == set(whole["optional-dependencies"])
+    assert {"train", "bench", "openvino", "nncf", "cuda", "loadgen", "test"} == set(whole["optional-dependencies"])
     for extra in ("train", "bench"):
         assert set(whole["optional-dependencies"][extra]) <= set(whole["dependencies"])
     names = {build.required(need) for need in whole["dependencies"]}

@@ -24,7 +24,7 @@ from cnnexport.bundle import Bundle
 from cnnexport.classifier import Classifier
 from cnnexport.errors import BundleError, InputError, RejectedError, UsageError
 from cnnexport.parity.stored import scores
-from cnnexport.precision import audit, half, int8, measuring, paired, ranges
+from cnnexport.precision import audit, by_nncf, half, int8, measuring, paired, ranges
 from cnnexport.precision import calibration as images
 from cnnexport.precision.verdict import ALLOWED_RMS, judge
 from tests.test_evaluation import _PROBE
@@ -333,6 +333,45 @@ def test_other_ranges_and_activations_are_audited(
     assert "range" in audit.faults(source, file, calibrated.batches, tmp_path, found)[0]
 
 
+@pytest.mark.skipif(not by_nncf.installed(), reason="NNCF is not installed (pip install 'cnnexport[nncf]')")
+def test_nncf_writes_int8_too(fresh: Path, calibrated: images.Calibration, tmp_path: Path, capfd: Any) -> None:
+    asked: dict[str, Any] = {"calibration": "digits", "data": "digits", "max_drop": 3, "purpose": "size"}
+    verdict = precision.quantize(fresh, "int8", quantizer="nncf", **asked)
+    assert verdict.verdict == "ship" and verdict.settings["by"].startswith("nncf ") and verdict.faults == ()
+    assert capfd.readouterr().out == "" and any("NNCF chose" in note for note in verdict.notes)
+    source, file = fresh / "model.onnx", tmp_path / "m.onnx"
+    model = onnx.load(Bundle.open(f"{fresh}#int8").file)
+
+    def twice(value: Any) -> None:
+        value *= 8
+    _change(model, next(t.name for t in model.graph.initializer if t.name.startswith("scale_input")), twice)
+    onnx.save(model, file)
+    assert "range" in audit.faults(source, file, calibrated.batches, tmp_path, corrected=True)[0]
+    model = onnx.load(Bundle.open(f"{fresh}#int8").file)
+
+    def one(value: Any) -> None:
+        value.reshape(-1)[0] ^= 64
+    _change(model, next(t.name for t in model.graph.initializer
+                        if t.data_type == TensorProto.INT8 and len(t.dims) == 4), one)
+    onnx.save(model, file)
+    assert "weight" in audit.faults(source, file, calibrated.batches, tmp_path, corrected=True)[0]
+
+
+def test_what_stays_in_float32_is_audited_too(place: Path, calibrated: images.Calibration, tmp_path: Path) -> None:
+    source, file = place / "b" / "model.onnx", tmp_path / "m.onnx"
+    graph = onnx.load(source).graph
+    kept = dict.fromkeys(int8.nodes_of(graph, "c3"), "asked")
+    _int8(source, file, calibrated.batches, keep=kept)
+    assert audit.faults(source, file, calibrated.batches, tmp_path) == ()
+    model = onnx.load(file)
+
+    def off(values: Any) -> None:
+        values.reshape(-1)[5] *= np.float32(1.01)
+    _change(model, next(n for n in graph.node if n.name in kept).input[1], off)
+    onnx.save(model, file)
+    assert "stayed in float32" in audit.faults(source, file, calibrated.batches, tmp_path)[0]
+
+
 def test_a_layer_whose_channels_drown_goes_back_to_float32(tmp_path: Path) -> None:
     """One channel a hundred times the others' takes their steps: the search finds it, and leaves the rest in int8."""
     from cnnexport.architectures import weights
@@ -365,7 +404,7 @@ def test_a_quantised_softmax_does_not_ship(
 ) -> None:
     """The recipe as it comes: classes may agree, and small probabilities become 0."""
     monkeypatch.setattr(int8, "BETWEEN", (*int8.BETWEEN, "Softmax"))
-    monkeypatch.setattr(int8, "_end", lambda graph: (graph.node[0], set()))
+    monkeypatch.setattr(int8, "end_of", lambda graph: (graph.node[0], set()))
     source = place / "b" / "model.onnx"
     _int8(source, tmp_path / "m.onnx", calibrated.batches)
     assert audit.faults(source, tmp_path / "m.onnx", calibrated.batches, tmp_path) == ()
@@ -390,7 +429,7 @@ def test_a_fault_rejects_and_leaves_the_bundle_alone(
     fresh: Path, cnnexport: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (fresh / "SHA256SUMS").read_bytes()
-    monkeypatch.setattr(audit, "faults", lambda *a: ("weight 'w' is off",))
+    monkeypatch.setattr(audit, "faults", lambda *a, **k: ("weight 'w' is off",))
     arguments = ("quantize", fresh, "--precision", "fp16", "--quiet")
     told = cnnexport(*arguments, "--json")
     facts = json.loads(told.out)

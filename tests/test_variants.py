@@ -45,7 +45,7 @@ def test_convert_makes_a_variant_with_the_bundle(tmp_path: Path, cnnexport: Run)
 def test_a_rejected_variant_leaves_the_bundle(
     tmp_path: Path, cnnexport: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "faults", lambda *a: ("weight 'w' is off",))
+    monkeypatch.setattr(audit, "faults", lambda *a, **k: ("weight 'w' is off",))
     arguments = ("convert", "lenet5", "-o", "b", "--precision", "int8", "--calibration", "synthetic", "--force")
     told = cnnexport(*arguments, "--json")
     facts = json.loads(told.out)

@@ -46,6 +46,9 @@ def variant_options(*, optional: bool = False) -> Callable[[Any], Any]:
         click.option("--activations", type=click.Choice(["auto", "uint8", "int8"]),
                      help=f"{when}What int8 stores between layers; auto measures which is faster here.  "
                           "[default: auto]"),
+        click.option("--quantizer", type=click.Choice(["auto", "onnxruntime", "nncf"]),
+                     help=f"{when}What writes int8; auto tries nncf too where it is installed and onnxruntime's files "
+                          "lose.  [default: auto]"),
         click.option("--search/--no-search", default=None,
                      help=f"{when}Put the noisiest layers back to float32 until --max-drop holds on training images "
                           "that set no range.  [default: search]"),

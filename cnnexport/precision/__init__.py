@@ -6,6 +6,7 @@
 | ``calibration`` | the images that set the ranges of int8 |
 | ``ranges`` | the least and largest number of each tensor on them, or what of it is worth telling apart |
 | ``int8``, ``half`` | write the file, by ONNX Runtime's own tools |
+| ``by_nncf`` | writes it by NNCF, where that is installed |
 | ``search`` | the int8 file that keeps the budget with the fewest layers in float32 |
 | ``layers``, ``times`` | tensors inside both files: how much each layer lost; how long it takes in both |
 | ``audit`` | whether each weight and range follows from the float32 file |
@@ -38,7 +39,7 @@ from cnnexport.data import load
 from cnnexport.errors import BundleError, InputError, RejectedError, UsageError
 from cnnexport.evaluation import matched_labels, split_of
 from cnnexport.parity.stored import distance, scores
-from cnnexport.precision import ahead, audit, half, int8, measuring
+from cnnexport.precision import ahead, audit, by_nncf, half, int8, measuring
 from cnnexport.precision.calibration import (
     DEFAULT_IMAGES,
     FEWEST_IMAGES,
@@ -50,7 +51,7 @@ from cnnexport.precision.calibration import (
 )
 from cnnexport.precision.layers import layer_errors
 from cnnexport.precision.ranges import METHODS, Method, Ranges
-from cnnexport.precision.search import Wanted, find
+from cnnexport.precision.search import Quantizer, Wanted, find
 from cnnexport.precision.shown import picture
 from cnnexport.precision.times import layer_times, undone
 from cnnexport.precision.verdict import ALLOWED_RMS, Purpose, judge
@@ -75,6 +76,7 @@ class _Plan:
     keep: tuple[str, ...]
     ranges: Method | None
     activations: int8.Activations | None
+    quantizer: Quantizer | None
     search: bool
 
 
@@ -93,6 +95,7 @@ def quantize(
     keep: Sequence[str] = (),
     ranges: str = "auto",
     activations: str = "auto",
+    quantizer: str = "auto",
     search: bool = True,
     keep_rejected: bool = False,
     force: bool = False,
@@ -103,16 +106,16 @@ def quantize(
     ``calibration`` names the ``images`` that ranges are measured on (``data.load``'s sources, or "synthetic"), ``data``
     labelled images whose test split tells what accuracy is lost; ``max_drop`` are the points that it may. ``purpose``
     is what must be gained, "speed" (of int8) or "size".
-    ``keep`` are layers that int8 leaves in float32, ``ranges`` and ``activations`` how it is made: what suits is found
-    out ("auto"). With ``search``, layers are put back to float32 until ``max_drop`` holds on training images.
-    A variant whose verdict is ``reject`` is not published; ``keep_rejected`` keeps it aside.
+    ``keep`` are layers that int8 leaves in float32; ``ranges``, ``activations`` and ``quantizer`` are how it is made:
+    what suits is found out ("auto"). With ``search``, layers go back to float32 until ``max_drop`` holds on training
+    images. A variant whose verdict is ``reject`` is not published; ``keep_rejected`` keeps it aside.
 
     Raises:
         UsageError: values that do not go together, images that are not named, or a variant that is there already.
         InputError: no bundle of a classifier, images that cannot be read, or nothing to quantise.
         RejectedError: the verdict is ``reject``.
     """
-    plan = _plan(precision, io, purpose, max_drop, seed, threads, tuple(keep), ranges, activations, search)
+    plan = _plan(precision, io, purpose, max_drop, seed, threads, tuple(keep), ranges, activations, quantizer, search)
     _check_together(precision, calibration, images, keep)
     if (asked := parted(path)[1]) is not None:
         raise UsageError(f"{path} names the model '{asked}', and quantize starts from the first model; leave "
@@ -151,14 +154,14 @@ def quantize(
 def checked(
     precision: str, *, calibration: str | None = None, data: str | None = None, max_drop: float = 0.5,
     io: str = "float32", purpose: str | None = None, images: int = DEFAULT_IMAGES, seed: int = 0,
-    keep: Sequence[str] = (), ranges: str = "auto", activations: str = "auto", search: bool = True,
-    keep_rejected: bool = False,
+    keep: Sequence[str] = (), ranges: str = "auto", activations: str = "auto",
+    quantizer: str = "auto", search: bool = True, keep_rejected: bool = False,
 ) -> Callable[..., None]:
     """Refuse what ``quantize`` would refuse of any bundle, before there is one; ``ahead.check_network`` for the rest.
 
     Returns that function with what is known by now. Raises as ``quantize``.
     """
-    _plan(precision, io, purpose, max_drop, seed, None, tuple(keep), ranges, activations, search)
+    _plan(precision, io, purpose, max_drop, seed, None, tuple(keep), ranges, activations, quantizer, search)
     _check_together(precision, calibration, images, keep)
     if precision == "int8" and calibration is None:
         raise UsageError("int8 needs images to measure its ranges on: give --calibration SOURCE, whose training images "
@@ -176,7 +179,7 @@ class Rejected(RejectedError):
 
 def _plan(
     precision: str, io: str, purpose: str | None, max_drop: float, seed: int, threads: int | None,
-    keep: tuple[str, ...], ranges: str, activations: str, search: bool,
+    keep: tuple[str, ...], ranges: str, activations: str, quantizer: str, search: bool,
 ) -> _Plan:
     """What is asked, checked. Raises UsageError."""
     if precision not in PRECISIONS:
@@ -191,12 +194,19 @@ def _plan(
         raise UsageError(f"ranges '{ranges}' are unknown; choose one of auto, {', '.join(METHODS)}")
     if activations not in ("auto", "uint8", "int8"):
         raise UsageError(f"activations '{activations}' are unknown; choose one of auto, uint8, int8")
-    if precision != "int8" and (ranges, activations) != ("auto", "auto"):
-        raise UsageError(f"--ranges and --activations are for int8; {precision} has none: leave them out")
+    if quantizer not in ("auto", "onnxruntime", "nncf"):
+        raise UsageError(f"quantizer '{quantizer}' is unknown; choose one of auto, onnxruntime, nncf")
+    if precision != "int8" and {ranges, activations, quantizer} != {"auto"}:
+        raise UsageError(f"--ranges, --activations and --quantizer are for int8; {precision} has none: leave them out")
+    if quantizer == "nncf" and {ranges, activations} != {"auto"}:
+        raise UsageError("--ranges and --activations are onnxruntime's; nncf chooses its own: leave them out")
+    if quantizer == "nncf" and not by_nncf.installed():
+        raise UsageError("NNCF is not installed: pip install 'cnnexport[nncf]', or leave --quantizer out")
     chosen = purpose or ("speed" if precision == "int8" else "size")
     return _Plan(precision, cast(Any, io), cast(Purpose, chosen), max_drop, seed, threads, keep,
                  None if ranges == "auto" else cast(Any, ranges),
-                 None if activations == "auto" else cast(Any, activations), search)
+                 None if activations == "auto" else cast(Any, activations),
+                 None if quantizer == "auto" else cast(Any, quantizer), search)
 
 
 def _check_together(precision: str, calibration: str | None, images: int, keep: Sequence[str]) -> None:
@@ -225,10 +235,10 @@ def _write(
         graph = onnx.load(found.file, load_external_data=False).graph
         keep = {node: f"--keep {layer}" for layer in plan.keep for node in int8.nodes_of(graph, layer)}
         wanted = Wanted(found.file, file, found.about.layers, keep, plan.ranges, plan.activations,
-                        plan.max_drop if plan.search else None)
+                        plan.quantizer, plan.max_drop if plan.search else None)
         best = find(wanted, first, named, scratch, threads=plan.threads, progress=progress)
         made = replace(best.made, settings={**best.made.settings, "ranges": best.method})
-        return made, None if best.method == "minmax" else best.ranges
+        return made, best.ranges if best.method in METHODS[1:] else None
     if plan.precision == "bf16":
         return half.write_bf16(found.file, file), None
     return half.write_fp16(
@@ -242,7 +252,8 @@ def _judged(
     """Measure the variant beside the first model, and judge it."""
     progress("audit")
     check_model(file)
-    faults = audit.faults(found.file, file, named.batches if named else None, scratch, measured)
+    faults = audit.faults(found.file, file, named.batches if named else None, scratch, measured,
+                          corrected=made.settings.get("ranges") == "nncf")
     dtype = "float16" if plan.io == "same" else first.dtype
     second = replace(first, session=runtimes.get(runtimes.DEFAULT).open(file, threads=plan.threads), dtype=dtype)
     probes = named.batches if named else synthetic(first, 2 * batch_size(first), plan.seed)

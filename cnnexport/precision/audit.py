@@ -6,6 +6,7 @@ file's to half a step of its channel, and the range of each activation is the on
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,22 @@ _HALF_STEP = 0.5005
 _RANGE_STEPS, _RANGE_SHARE = 0.505, 0.02
 """What a range may be off the measured one: in its own steps at its lower end, where its zero point was rounded, and as
 a share of its width."""
+_LEAST_SHARE = 0.1
+"""Of the largest number, that a range of another rule than the largest number has at least."""
+_NNCF = re.compile(r"^q_output_(.+)_\d+$")
+"""What NNCF calls a rounded tensor."""
 _MOST_TOLD = 5
 
 
 def faults(
-    source: Path, variant: Path, batches: Batches | None, scratch: Path, ranges: Ranges | None = None
+    source: Path, variant: Path, batches: Batches | None, scratch: Path, ranges: Ranges | None = None,
+    corrected: bool = False,
 ) -> tuple[str, ...]:
     """What in the file ``variant`` does not follow from ``source``, a clause each, the first few.
 
     ``batches`` are the images that ranges were measured on; None where none were. ``ranges`` are given where they are
-    not the least and largest numbers: the file must hold them, and they must lie within those.
+    not the least and largest numbers: the file must hold them, and they must lie within those. ``corrected`` tells that
+    a quantiser moved biases and chose ranges by a rule of its own: they must lie within what the images give.
     """
     import onnx
     from onnx import numpy_helper
@@ -38,8 +45,10 @@ def faults(
     first, second = onnx.load(source), onnx.load(variant)
     wanted = {t.name: numpy_helper.to_array(t) for t in first.graph.initializer}
     held = {t.name: numpy_helper.to_array(t) for t in second.graph.initializer}
-    found = [*_weights(second, wanted, held)]
-    if batches is not None:
+    found = [*_weights(second, wanted, held), *_untouched(wanted, held, corrected)]
+    if batches is not None and corrected:
+        found += _within(first, second, source, held, batches, scratch)
+    elif batches is not None:
         found += _ranges(first, second, source, held, batches, scratch, ranges)
     return tuple(found[:_MOST_TOLD])
 
@@ -49,7 +58,7 @@ def _weights(model: Any, wanted: dict[str, Array], held: dict[str, Array]) -> It
     for node in model.graph.node:
         if node.op_type != "DequantizeLinear" or node.input[0] not in held:
             continue
-        name = node.input[0].removesuffix("_quantized")
+        name = _NNCF.sub(r"\1", node.input[0].removesuffix("_quantized"))
         if name not in wanted:
             yield f"it holds '{name}', which the float32 file has not"
             continue
@@ -73,6 +82,31 @@ def _weights(model: Any, wanted: dict[str, Array], held: dict[str, Array]) -> It
             error = np.abs(stored.astype(np.float64) - wanted[original])
             if np.any(error > 1.001 * ulp * np.abs(wanted[original]) + 6e-8):
                 yield f"weight '{original}' is not the float32 file's, rounded to {stored.dtype}"
+
+
+def _untouched(wanted: dict[str, Array], held: dict[str, Array], corrected: bool) -> Iterator[str]:
+    """The tensors that stayed as they were and are not; but for biases that a quantiser ``corrected``."""
+    for name, stored in held.items():
+        theirs = wanted.get(name)
+        if theirs is None or stored.dtype != theirs.dtype or np.array_equal(stored, theirs, equal_nan=True):
+            continue
+        if not (corrected and stored.shape == theirs.shape and stored.ndim == 1):
+            yield f"'{name}' stayed in {stored.dtype}, and its numbers are not the float32 file's"
+
+
+def _within(
+    first: Any, second: Any, source: Path, held: dict[str, Array], batches: Batches, scratch: Path
+) -> Iterator[str]:
+    """The activations whose range is wider than the images give, or a small part of that."""
+    own = {node.input[0]: node for node in second.graph.node if node.op_type == "QuantizeLinear"}
+    for name, (low, high) in _measured(first, source, sorted(own), batches, scratch).items():
+        scale, zero = (held[part] for part in own[name].input[1:3])
+        most, width = max(abs(low), abs(high)), 255 * float(scale)
+        start = (int(np.iinfo(zero.dtype).min) - int(zero)) * float(scale)
+        room = _RANGE_SHARE * 2 * most
+        if start < -most - room or start + width > most + room or width < _LEAST_SHARE * most:
+            yield (f"the range of '{name}' is {start:.4g} .. {start + width:.4g}, and the float32 file's is {low:.4g} "
+                   f".. {high:.4g}")
 
 
 def _ranges(

@@ -75,7 +75,7 @@ def write(
 
     model = onnx.load(source)
     check_float(model, source)
-    last, behind = _end(model.graph)
+    last, behind = end_of(model.graph)
     kept = {node.name: f"follows {last.name}, the last product" for node in model.graph.node if node.name in behind}
     kept = {**(keep or {}), **kept}
     has_vnni = vnni()
@@ -132,7 +132,7 @@ def nodes_of(graph: Any, layer: str) -> list[str]:
     return own
 
 
-def _end(graph: Any) -> tuple[Any, set[str]]:
+def end_of(graph: Any) -> tuple[Any, set[str]]:
     """The last product of a graph, and the names of the nodes behind it."""
     last = [node for node in graph.node if node.op_type in PRODUCTS][-1]
     reached, behind = set(last.output), set()

@@ -1,6 +1,7 @@
 """The int8 file that keeps the budget with the fewest layers in float32, found on images that set no range.
 
-Ranges first: the least and largest numbers, then others. Where none of them keeps the budget, the parts that add most
+Ranges first: the least and largest numbers, then others; then NNCF, where it is installed, whose biases are corrected.
+Where none of them keeps the budget, the parts that add most
 noise go back to float32: one, two, four, until it holds, and then as few of those as hold it. Test images are never
 seen here, so that the verdict stands on others than those that chose the file.
 """
@@ -13,7 +14,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -21,13 +22,14 @@ from cnnexport import runtimes
 from cnnexport.bundle.records import LayerFacts
 from cnnexport.classifier import Classifier
 from cnnexport.errors import UsageError
-from cnnexport.precision import int8, measuring
+from cnnexport.precision import by_nncf, int8, measuring
 from cnnexport.precision.calibration import Array, Calibration
 from cnnexport.precision.int8 import BETWEEN, PRODUCTS, Activations, Made
 from cnnexport.precision.layers import Source, noise_added, noises
 from cnnexport.precision.ranges import METHODS, Method, Ranges, measure
 from cnnexport.precision.verdict import ALLOWED_RMS
 
+Quantizer = Literal["onnxruntime", "nncf"]
 LUCK = 2
 """Images more that are answered wrongly than before may be chance, however few there are."""
 MOST_BACK = 0.5
@@ -40,8 +42,8 @@ _SESSIONS, _SECONDS = 2, 1.0
 class Wanted:
     """What is searched for: the file ``source`` in int8 at ``place``, whose ``layers`` the bundle knows.
 
-    ``keep`` are nodes that stay in float32, and why; ``method`` and ``activations`` are tried and measured where they
-    are None; without ``budget`` (points of accuracy) the first file is taken as it is.
+    ``keep`` are nodes that stay in float32, and why; ``method``, ``activations`` and ``quantizer`` are
+    tried and measured where they are None; without ``budget`` (points of accuracy) the first file is taken as it is.
     """
 
     source: Path
@@ -50,6 +52,7 @@ class Wanted:
     keep: Mapping[str, str] = field(default_factory=dict)
     method: Method | None = None
     activations: Activations | None = None
+    quantizer: Quantizer | None = None
     budget: float | None = 0.5
 
 
@@ -63,7 +66,7 @@ class Found:
 
     file: Path
     made: Made
-    method: Method
+    method: Method | Literal["nncf"]
     ranges: Ranges
     rms: float
     worse: int | None
@@ -80,7 +83,7 @@ class Found:
         return (max(self.worse or 0, LUCK) / self.images, self.rms)
 
 
-Trial: TypeAlias = Callable[[Method, Mapping[str, str]], Found]
+Trial: TypeAlias = Callable[[Method | Literal["nncf"], Mapping[str, str]], Found]
 """Makes the file of these ranges with these nodes in float32, for the reasons given, and says what it is worth."""
 
 
@@ -97,10 +100,19 @@ def find(
     model = onnx.load(wanted.source, load_external_data=False)
     int8.check_float(model, wanted.source)
     tried = _trial(wanted, first, named, scratch, progress)
+    if wanted.quantizer == "nncf":
+        best = tried("nncf", wanted.keep)
+        shutil.copyfile(best.file, wanted.place)
+        return best
     best = tried(wanted.method or "minmax", wanted.keep)
     if wanted.budget is not None:
         if not best.keeps(wanted.budget) and wanted.method is None:
             best = min((best, *(tried(method, wanted.keep) for method in METHODS[1:])), key=lambda f: f.rank)
+        if not best.keeps(wanted.budget) and wanted.quantizer is None and by_nncf.installed():
+            other = tried("nncf", wanted.keep)
+            if other.keeps(wanted.budget):
+                shutil.copyfile(other.file, wanted.place)
+                return other
         if not best.keeps(wanted.budget):
             best = _fewest_back(wanted, best, model.graph, named, scratch, tried)
     best = _faster(wanted, best, first, named, scratch, threads, progress)
@@ -123,11 +135,14 @@ def _trial(
     def reference() -> Array:
         return measuring.all_scores(first.answers(pixels) for pixels in named.held.pixels())
 
-    def tried(method: Method, keep: Mapping[str, str]) -> Found:
-        found, number = ranges(method), next(numbers)
+    def tried(method: Method | Literal["nncf"], keep: Mapping[str, str]) -> Found:
+        found, number = {} if method == "nncf" else ranges(method), next(numbers)
         progress(f"file {number}" + (f", {len(keep)} nodes in float32" if keep else ""))
         file = scratch / f"int8.{number}.onnx"
-        made = int8.write(wanted.source, file, found, keep, wanted.activations or "uint8")
+        if method == "nncf":
+            made = by_nncf.write(wanted.source, file, named.batches, keep)
+        else:
+            made = int8.write(wanted.source, file, found, keep, wanted.activations or "uint8")
         if wanted.budget is None:
             return Found(file, made, method, found, 0.0, None, 1)
         second = replace(first, session=runtimes.get(runtimes.DEFAULT).open(file))
