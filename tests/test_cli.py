@@ -310,3 +310,15 @@ def test_one_wrong_weight_fails_parity(cnnexport, monkeypatch: pytest.MonkeyPatc
 
     _plant(monkeypatch, fault)
     assert cnnexport("convert", "lenet5", "-o", "b").code == 4
+
+
+def test_as_a_module(tmp_path: Path) -> None:
+    """Where the script is not on the path; it takes signals and exit codes alike."""
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "cnnexport", *arguments], capture_output=True, text=True,
+                              cwd=tmp_path, timeout=120)
+
+    assert json.loads(run("list", "--json").stdout)
+    told = run("verify", "nowhere")
+    assert told.returncode == 3
+    _assert_one_line(told.stderr)
