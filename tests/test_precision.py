@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from msgspec import structs
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -370,6 +371,24 @@ def test_what_stays_in_float32_is_audited_too(place: Path, calibrated: images.Ca
     _change(model, next(n for n in graph.node if n.name in kept).input[1], off)
     onnx.save(model, file)
     assert "stayed in float32" in audit.faults(source, file, calibrated.batches, tmp_path)[0]
+
+
+@pytest.mark.parametrize(("low", "kind"), [(1.1, "int8"), (0.9, "uint8")])
+def test_the_faster_activations_are_taken_and_nothing_else_changes(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, low: float, kind: str
+) -> None:
+    real = measuring.speed
+
+    def told(*given: Any, **more: Any) -> Any:
+        found = real(*given, **more)
+        return found if "sessions" not in more else structs.replace(found, speed_up_interval_95=(low, 2.0))
+
+    monkeypatch.setattr(measuring, "speed", told)
+    verdict = precision.quantize(fresh, "int8", calibration="digits", data="digits", max_drop=3, purpose="size")
+    assert verdict.settings["activations"].startswith(kind) and verdict.settings["measured"]["interval_95"][0] == low
+    assert verdict.faults == () and {k.node for k in verdict.kept} == {"predictions/Gemm", "predictions/Softmax"}
+    stored = {t.name: t.data_type for t in onnx.load(Bundle.open(f"{fresh}#int8").file).graph.initializer}
+    assert stored["predictions/kernel_quantized"] == TensorProto.INT8  # of the last product the output alone is float32
 
 
 def test_a_layer_whose_channels_drown_goes_back_to_float32(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def test_convert_makes_a_variant_with_the_bundle(tmp_path: Path, cnnexport: Run)
     assert told.err.count("\n") == 1 and "warning: inconclusive" in told.err
     again = cnnexport(*arguments, "--force")  # replaces the bundle, variant and all
     assert again.code == 0 and "parity   passed" in again.out and "inconclusive: int8" in again.out
+    assert "ranges minmax; by onnxruntime.quantization" in again.out
     assert Bundle.open(f"{tmp_path / 'b'}#int8").sha256 == variant.sha256
 
 

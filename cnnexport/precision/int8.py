@@ -31,6 +31,8 @@ BETWEEN = ("Add", "AveragePool", "Clip", "Concat", "Flatten", "GlobalAveragePool
 """What is quantised between products, so that no layer has to turn numbers back; all else stays in float32."""
 
 
+OUTPUT_ONLY = "its output only: scores keep all their digits"
+"""Of the last product, which is quantised but for that."""
 Activations = Literal["uint8", "int8"]
 
 
@@ -105,7 +107,7 @@ def write(
     reasons = [Kept(node=n.name, operator=n.op_type, reason=kept[n.name]) for n in model.graph.node if n.name in kept]
     if freed and last.name not in kept:
         reasons.insert(0, Kept(node=last.name, operator=last.op_type,
-                               reason="its output only: scores keep all their digits"))
+                               reason=OUTPUT_ONLY))
     notes = () if has_vnni is not None else (
         "whether this processor has VNNI is not known: weights use all 8 bits, which is wrong on x86 without it",)
     return Made(settings, tuple(reasons), notes)

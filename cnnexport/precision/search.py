@@ -24,7 +24,7 @@ from cnnexport.classifier import Classifier
 from cnnexport.errors import UsageError
 from cnnexport.precision import by_nncf, int8, measuring
 from cnnexport.precision.calibration import Array, Calibration
-from cnnexport.precision.int8 import BETWEEN, PRODUCTS, Activations, Made
+from cnnexport.precision.int8 import BETWEEN, OUTPUT_ONLY, PRODUCTS, Activations, Made
 from cnnexport.precision.layers import Source, noise_added, noises
 from cnnexport.precision.ranges import METHODS, Method, Ranges, measure
 from cnnexport.precision.verdict import ALLOWED_RMS
@@ -196,11 +196,16 @@ def _fewest_back(
 
 def _nodes(part: Source, made: Made, graph: Any) -> dict[str, str]:
     """The quantised nodes of a part that are to be in float32, and why; none where it holds none."""
-    already = {kept.node for kept in made.kept}
+    already = _floating(made)
     kinds = {node.name: node.op_type for node in graph.node}
     why = f"put back: {part.layer} added noise of {part.added:.0%} of a channel's signal, the mean of all channels"
     return {name: why for name in (*part.nodes, *part.readers)
             if kinds.get(name) in (*PRODUCTS, *BETWEEN) and name not in already}
+
+
+def _floating(made: Made) -> dict[str, str]:
+    """The nodes of a file that are in float32 as a whole, and why."""
+    return {kept.node: kept.reason for kept in made.kept if kept.reason != OUTPUT_ONLY}
 
 
 def _faster(
@@ -212,8 +217,7 @@ def _faster(
         return best
     progress("uint8 or int8 activations")
     other = scratch / "int8.signed.onnx"
-    keep = {kept.node: kept.reason for kept in best.made.kept}
-    made = int8.write(wanted.source, other, best.ranges, keep, "int8")
+    made = int8.write(wanted.source, other, best.ranges, _floating(best.made), "int8")
     feeds = {name: np.ascontiguousarray(a[:first.batch or 1]) for name, a in next(named.batches()).items()}
     told = measuring.speed(best.file, other, (feeds, feeds), first.batch or 1, threads=threads, sessions=_SESSIONS,
                            seconds=_SECONDS)

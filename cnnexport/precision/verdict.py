@@ -97,6 +97,9 @@ def format_verdict(v: VariantVerdict) -> str:
     worst = sorted(v.layers, key=lambda layer: layer.sqnr_db)[:_TOLD]
     if worst:
         lines.append("  layers    " + ", ".join(f"{w.layer} {w.sqnr_db:.1f} dB" for w in worst) + " are the noisiest")
+    if v.precision == "int8":
+        told = [f"{name} {v.settings[name]}" for name in ("weights", "activations", "ranges") if name in v.settings]
+        lines.append("  made      " + "; ".join([*told, f"by {v.settings.get('by', 'another version')}"]))
     lines += [f"  float32   {k.node} ({k.operator}): {k.reason}" for k in v.kept]
     lines += [f"  note      {note}" for note in v.notes]
     return "\n".join(lines)
