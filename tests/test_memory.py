@@ -93,6 +93,22 @@ def test_layers_that_memory_did_not_hold_are_asked_for_where_a_question_is_left(
     assert {row["layer"]: row["passed"] for row in made.proof.layers}["faint"]
 
 
+def test_the_truth_of_streamed_layers_is_that_of_what_was_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Dropout holds the tensor of the convolution before it, and is itself no layer to refuse for."""
+    keras.utils.set_random_seed(3)
+    image = keras.Input((32, 32, 3))
+    x = layers.Rescaling(1.0, offset=3e2)(layers.Conv2D(8, 3)(image))
+    x = layers.GroupNormalization(2)(x)
+    y = layers.Dropout(0.5)(layers.BatchNormalization()(layers.Conv2D(8, 1)(x)))
+    faint = layers.Dense(2, kernel_initializer=keras.initializers.Constant(1e-9))(layers.Flatten()(y))
+    model = keras.Model(image, layers.Add()([layers.Dense(2)(layers.GlobalMaxPooling2D()(x)), faint]))
+    monkeypatch.setattr(live, "LAYER_BYTES", 0)
+    made = convert(model, output=tmp_path / "b")
+    assert made.parity["by_truth"]["rows"] and all(row["passed"] is not False for row in made.proof.layers)
+
+
 def test_the_truth_of_many_layers_comes_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network()
     answers = live.ask(model, ports(model), seed=0)
