@@ -29,7 +29,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from msgspec import UNSET
 
-from cnnexport import bundle, runtimes
+from cnnexport import bundle, memory, runtimes
 from cnnexport.bundle import Bundle, variants
 from cnnexport.bundle.manifest import versions
 from cnnexport.bundle.opening import parted
@@ -123,6 +123,7 @@ def quantize(
     place = Path(os.path.realpath(path))
     first = Classifier.open(place, threads=threads)  # told before anything is written beside it
     with ExitStack() as stack:
+        stack.enter_context(memory.frugal())
         stack.enter_context(bundle.reserved(place))
         folder = stack.enter_context(bundle.staging(place))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cnnexport-")))
@@ -251,6 +252,7 @@ def _judged(
 ) -> VariantVerdict:
     """Measure the variant beside the first model, and judge it."""
     progress("audit")
+    memory.give_back()
     check_model(file)
     faults = audit.faults(found.file, file, named.batches if named else None, scratch, measured,
                           corrected=made.settings.get("ranges") == "nncf")

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from cnnexport import runtimes
+from cnnexport import memory, runtimes
 from cnnexport.bundle.records import LayerFacts
 from cnnexport.classifier import Classifier
 from cnnexport.errors import UsageError
@@ -97,8 +97,6 @@ def find(
     """
     import onnx
 
-    model = onnx.load(wanted.source, load_external_data=False)
-    int8.check_float(model, wanted.source)
     tried = _trial(wanted, first, named, scratch, progress)
     if wanted.quantizer == "nncf":
         best = tried("nncf", wanted.keep)
@@ -114,7 +112,7 @@ def find(
                 shutil.copyfile(other.file, wanted.place)
                 return other
         if not best.keeps(wanted.budget):
-            best = _fewest_back(wanted, best, model.graph, named, scratch, tried)
+            best = _fewest_back(wanted, best, onnx.load(wanted.source).graph, named, scratch, tried)
     best = _faster(wanted, best, first, named, scratch, threads, progress)
     shutil.copyfile(best.file, wanted.place)
     return best
@@ -136,6 +134,7 @@ def _trial(
         return measuring.all_scores(first.answers(pixels) for pixels in named.held.pixels())
 
     def tried(method: Method | Literal["nncf"], keep: Mapping[str, str]) -> Found:
+        memory.give_back()  # what the quantiser and sessions before held
         found, number = {} if method == "nncf" else ranges(method), next(numbers)
         progress(f"file {number}" + (f", {len(keep)} nodes in float32" if keep else ""))
         file = scratch / f"int8.{number}.onnx"
@@ -216,6 +215,7 @@ def _faster(
     if wanted.activations is not None:
         return best
     progress("uint8 or int8 activations")
+    memory.give_back()
     other = scratch / "int8.signed.onnx"
     made = int8.write(wanted.source, other, best.ranges, _floating(best.made), "int8")
     feeds = {name: np.ascontiguousarray(a[:first.batch or 1]) for name, a in next(named.batches()).items()}
