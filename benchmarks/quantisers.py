@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import numpy as np
 import onnx
 
 from cnnexport.precision.calibration import Batches
+from cnnexport.precision.ranges import quiet
 
 Run = Callable[[dict[str, Any]], Any]
 
@@ -89,18 +87,6 @@ def openvino_run(file: Path, threads: int) -> Run:
 
 RUNTIMES: dict[str, tuple[str, Callable[[Path, int], Run]]] = {
     "ONNX Runtime": ("onnxruntime", onnxruntime_run), "OpenVINO": ("openvino", openvino_run)}
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without what the libraries print and log."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
 
 
 def answers(run: Run, name: str, batches: Batches) -> Any:

@@ -164,7 +164,13 @@ def _doubtful_layers(found: Verdict, layers: Sequence[LayerComparison]) -> list[
     near = [row for row in failed if row.max_error is not None and np.isfinite(row.max_error)]
     if _hopeless(found) or (near != failed and not found.agree):
         return []
-    tensors = {row.tensor for row in near}
+    return of_their_tensors(near, layers)
+
+
+def of_their_tensors(rows: Sequence[LayerComparison], layers: Sequence[LayerComparison]) -> list[str]:
+    """The layers that share the tensors of ``rows``: one that passes elsewhere may be what a tensor was compared with.
+    """
+    tensors = {row.tensor for row in rows}
     return [row.layer for row in layers if row.tensor in tensors]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cnnexport.parity.answers import KerasAnswers
 from cnnexport.parity.exposed import Exposed
-from cnnexport.parity.gate import Criterion, Verdict, held_bytes, layer_map, weighed
+from cnnexport.parity.gate import Criterion, Verdict, held_bytes, layer_map, of_their_tensors, weighed
 from cnnexport.parity.graph import GraphFacts
 from cnnexport.parity.layers import LayerComparison, compare_layers
 from cnnexport.parity.witness import Teller
@@ -44,9 +44,7 @@ def stream_layers(
             mine = [row for row in mapped if row.holds in group]
             inside = exposed.inside(held_bytes(mine, calls), inputs, facts.inputs)
             found = compare_layers(mine, calls, inside, criterion.tolerance, agree=agree)
-            tensors = {row.tensor for row in found if row.passed is False}
-            # Also those that pass elsewhere: one of them may be what the tensor was compared with.
-            if doubtful := [row.layer for row in found if row.tensor in tensors]:
+            if doubtful := of_their_tensors([row for row in found if row.passed is False], found):
                 truth = tell([], doubtful, calls).layers if tell is not None else None
                 found = compare_layers(mine, calls, inside, criterion.tolerance, agree=agree, witnesses=truth)
             results |= {row.layer: row for row in found}

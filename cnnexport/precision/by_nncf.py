@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from cnnexport.bundle.records import Kept
 from cnnexport.errors import InputError, UsageError
 from cnnexport.precision.calibration import Batches
 from cnnexport.precision.int8 import Made, check_float, end_of
+from cnnexport.precision.ranges import quiet
 from cnnexport.text import all_in_line
 
 
@@ -42,7 +42,7 @@ def write(source: Path, place: Path, batches: Batches, keep: Mapping[str, str] |
     kept = {**(keep or {}), **{name: f"follows {last.name}, the last product" for name in behind}}
     images = [{name: a[i:i + 1] for name, a in feeds.items()} for feeds in batches()
               for i in range(len(next(iter(feeds.values()))))]
-    with _silent():
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):  # its progress
         try:
             import nncf
 
@@ -58,15 +58,3 @@ def write(source: Path, place: Path, batches: Batches, keep: Mapping[str, str] |
     return Made({"format": "QDQ", "weights": "int8, symmetric, per channel", "biases": "float32, corrected",
                  "by": f"nncf {metadata.version('nncf')}"}, tuple(reasons), (
         "NNCF chose the ranges and moved biases: only that they lie within the images' is audited",))
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """NNCF logs, and draws its progress on stdout."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)

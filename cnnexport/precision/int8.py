@@ -11,17 +11,15 @@ What suits which processor (ONNX Runtime, "Quantize ONNX models"; the kind of ac
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from cnnexport.bundle.records import Kept
 from cnnexport.errors import InputError, UsageError
-from cnnexport.precision.ranges import Ranges, stored
+from cnnexport.precision.ranges import Ranges, quiet, stored
 from cnnexport.runtimes import ort
 from cnnexport.text import all_in_line
 
@@ -88,7 +86,7 @@ def write(
         "format": "QDQ", "weights": "int8, symmetric, per channel", "activations": f"{activations}, asymmetric",
         "reduce_range": has_vnni is False, "vnni": has_vnni, "processor": platform.machine(),
         "by": f"onnxruntime.quantization {ort.library().__version__}"}
-    with _silent():
+    with quiet():
         try:
             # quantize_static would measure the ranges anew for each file; this is its second half.
             quantiser = QDQQuantizer(
@@ -164,14 +162,3 @@ def _float_output(graph: Any, tensor: str) -> bool:
     for tensor_left in [t for t in graph.initializer if t.name not in read]:
         graph.initializer.remove(tensor_left)
     return bool(taken)
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """The library advises on the root logger; what it says of a file made here is not for the user."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -48,7 +49,7 @@ def measure(
         calibrator = create_calibrator(
             source, list(operators), augmented_model_path=str(scratch / f"{method}.onnx"), calibrate_method=kind,
             extra_options=extra)
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints
+        with quiet():
             for feeds in batches():  # the library keeps what it has seen until it is told that there is no more
                 calibrator.collect_data(_one(quantization, feeds))
             found = calibrator.compute_data()
@@ -56,6 +57,19 @@ def measure(
     except Exception as error:  # the library raises whatever fails within
         raise InputError(f"{source} cannot be run by onnxruntime.quantization ({all_in_line(error)}); use "
                          "--precision fp16") from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what quantisers print, and advise on the root logger: what they say of a file made here is not for users.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _span(found: Any) -> tuple[float, float]:
